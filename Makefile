@@ -1,0 +1,52 @@
+# Two commands: `make serve` and `make test`. Both set up what they need in .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SHELL  := /bin/sh
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help serve install test lint test-gpu test-soak bench stubs clean
+
+help:            ## what there is to make
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+
+$(VENV)/.service: pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --quiet --editable '.[cpu]'
+	@touch $@
+
+# One pip call, so that a CPU torch is chosen together with everything that depends on it.
+$(VENV)/.dev: pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --quiet --editable '.[cpu]' --group dev
+	@touch $@ $(VENV)/.service
+
+install: $(VENV)/.dev  ## everything for development, torch included
+
+serve: $(VENV)/.service  ## serve the bundled models on 127.0.0.1:50051 (no torch needed)
+	$(BIN)/armoire serve $(ARGS)
+
+lint: $(VENV)/.dev  ## ruff, mypy --strict, import-linter, buf, generated stubs up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cd proto && ../$(BIN)/buf lint
+	$(BIN)/python proto/generate.py --check
+
+test: lint  ## lint, then every test that fits in CI
+	$(BIN)/pytest -m 'not gpu and not soak' --cov --cov-report=term --cov-fail-under=95
+
+test-gpu: $(BIN)/pip  ## the tests that need an NVIDIA GPU (uses PYTHON's own packages: run it where armoire[cuda] is installed)
+	$(PYTHON) -m pytest -m gpu tests/gpu
+
+test-soak: $(VENV)/.dev  ## the tests that take minutes
+	$(BIN)/pytest -m soak
+
+stubs: $(VENV)/.dev  ## write service/armoire/v1 from proto/
+	$(BIN)/python proto/generate.py
+
+clean:           ## remove what make made
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
