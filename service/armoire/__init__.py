@@ -1,0 +1,1 @@
+"""Armoire: variational autoencoders behind gRPC. Callers start at armoire.client."""

@@ -1,0 +1,307 @@
+"""Reads and verifies a model bundle: models/<name>/<version>/ with its manifest, graphs and arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from armoire.arrays import Array, Floats
+from armoire.errors import BadBundle
+from armoire.images import Preprocessing
+from armoire.latents import Mixture
+
+FORMAT = 1
+REQUIRED_FILES = ("encoder.onnx", "decoder.onnx", "latent_space.npz", "golden.npz")
+# Bounds what a manifest can make the server read into memory.
+MAX_FILE_BYTES = 2 << 30
+
+# A plain name: no slash, no leading dot, so that no file outside the bundle can be meant.
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
+Version = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,17}$")]
+Size = Annotated[int, Field(ge=1, le=65536)]
+
+
+class _Part(BaseModel):
+    """Frozen, and open to keys that a later exporter may add."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class ImageShape(_Part):
+    """The shape of the model's images."""
+
+    height: Size
+    width: Size
+    channels: Literal[1, 3]
+
+
+class TensorSpec(_Part):
+    """Element type and shape of a graph's input or output; "n" is the batch."""
+
+    dtype: Literal["uint8", "float32"]
+    shape: tuple[Literal["n"] | int, ...]
+
+    @property
+    def row(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        return tuple(int(size) for size in self.shape[1:])
+
+
+class GraphSpec(_Part):
+    """One graph: its file, its one input, its outputs in order."""
+
+    file: FileName
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+
+
+class FileSpec(_Part):
+    """What a file must be."""
+
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
+
+
+class PreprocessingSpec(_Part):
+    """See armoire.images.Preprocessing."""
+
+    crop: Size | None
+    resize: tuple[Size, Size]
+    pad: Annotated[int, Field(ge=0, le=4096)]
+
+
+class AttributeSpec(_Part):
+    """A named direction: its length, and how well it tells members from the rest on the test split."""
+
+    name: str
+    norm: float
+    auc: Annotated[float, Field(ge=0, le=1)]
+    positives: int
+    negatives: int
+
+
+class Manifest(_Part):
+    """manifest.json, as the exporter wrote it."""
+
+    format: Literal[1]
+    name: Name
+    version: Version
+    image: ImageShape
+    latent_size: Size
+    likelihood: Literal["bernoulli", "gaussian"]
+    graphs: dict[Literal["encoder", "decoder"], GraphSpec]
+    files: dict[FileName, FileSpec]
+    preprocessing: PreprocessingSpec
+    attributes: tuple[AttributeSpec, ...]
+    priors: tuple[Literal["normal", "fitted"], ...]
+    default_prior: str
+    metrics: dict[str, float]
+    training: dict[str, Any]
+    licence: str
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        missing = {"encoder", "decoder"} - set(self.graphs)
+        if missing:
+            raise ValueError(f"graphs lacks {', '.join(sorted(missing))}")
+        wanted = {*REQUIRED_FILES, *(graph.file for graph in self.graphs.values())}
+        if unlisted := wanted - set(self.files):
+            raise ValueError(f"files does not list {', '.join(sorted(unlisted))}")
+        if self.default_prior not in self.priors:
+            raise ValueError(f"default_prior {self.default_prior!r} is not among the priors {self.priors}")
+        size = self.preprocessing.resize
+        if tuple(edge + 2 * self.preprocessing.pad for edge in size) != (self.image.height, self.image.width):
+            raise ValueError("preprocessing does not end at the image's size")
+        self._check_graph(
+            "encoder",
+            {"pixels": self._image("uint8")},
+            dict.fromkeys(("mean", "log_variance"), self._point()),
+        )
+        self._check_graph(
+            "decoder",
+            {"latents": self._point()},
+            {"pixels": self._image("uint8"), "means": self._image("float32")},
+        )
+        return self
+
+    def _image(self, dtype: Literal["uint8", "float32"]) -> TensorSpec:
+        return TensorSpec(dtype=dtype, shape=("n", self.image.height, self.image.width, self.image.channels))
+
+    def _point(self) -> TensorSpec:
+        return TensorSpec(dtype="float32", shape=("n", self.latent_size))
+
+    def _check_graph(
+        self,
+        name: Literal["encoder", "decoder"],
+        inputs: dict[str, TensorSpec],
+        outputs: dict[str, TensorSpec],
+    ) -> None:
+        graph = self.graphs[name]
+        if graph.inputs != inputs or graph.outputs != outputs:
+            raise ValueError(
+                f"the {name}'s inputs and outputs do not agree with image {self.image} and "
+                f"latent_size {self.latent_size}"
+            )
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle in memory.
+
+    Attributes:
+        manifest: what the exporter wrote.
+        encoder, decoder: the bytes of the ONNX graphs.
+        directions: by attribute name, float32 [d].
+        mixture: the fitted prior, None where the bundle has none.
+        golden: inputs and the outputs that PyTorch gave: pixels, mean, log_variance, latents,
+            decoded_pixels, decoded_means; first axis the batch.
+    """
+
+    manifest: Manifest
+    encoder: bytes
+    decoder: bytes
+    directions: dict[str, Floats]
+    mixture: Mixture | None
+    golden: dict[str, Array]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        image = self.manifest.image
+        return image.height, image.width, image.channels
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pictures of another size are brought to the model's."""
+        return Preprocessing(**self.manifest.preprocessing.model_dump())
+
+
+def find(models: Path) -> list[Path]:
+    """List the bundles in ``models``, sorted by name, then version.
+
+    Raises:
+        BadBundle: no such folder, or no bundle in it.
+    """
+    if not models.is_dir():
+        raise BadBundle(f"{models} is no folder; it should hold <name>/<version>/manifest.json")
+    found = [path.parent for path in models.glob("*/*/manifest.json") if path.parent.name.isdecimal()]
+    if not found:
+        raise BadBundle(f"{models} holds no bundle; <name>/<version>/manifest.json is wanted")
+    return sorted(found, key=lambda path: (path.parent.name, int(path.name)))
+
+
+def read(folder: Path) -> Bundle:
+    """Read the bundle in ``folder`` and verify everything that can be without running a graph.
+
+    Raises:
+        BadBundle: a file is missing, damaged, or not what the manifest says.
+    """
+    try:
+        manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+    except OSError as error:
+        raise BadBundle(f"{folder}/manifest.json cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'manifest'}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors()[:3]
+        )
+        raise BadBundle(f"{folder}/manifest.json: {faults}") from None
+    if (manifest.name, manifest.version) != (folder.parent.name, folder.name):
+        raise BadBundle(
+            f"{folder} holds {manifest.name}/{manifest.version}; its folder should be named so, or re-exported"
+        )
+    files = {name: _read_verified(folder / name, spec) for name, spec in manifest.files.items()}
+    latent_space = _arrays(files["latent_space.npz"], folder / "latent_space.npz")
+    return Bundle(
+        manifest=manifest,
+        encoder=files[manifest.graphs["encoder"].file],
+        decoder=files[manifest.graphs["decoder"].file],
+        directions=_directions(manifest, latent_space, folder),
+        mixture=_mixture(manifest, latent_space, folder) if "fitted" in manifest.priors else None,
+        golden=_golden(manifest, _arrays(files["golden.npz"], folder / "golden.npz"), folder),
+    )
+
+
+def _read_verified(path: Path, spec: FileSpec) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size != spec.bytes:
+            raise BadBundle(f"{path} has {size} bytes; the manifest says {spec.bytes}: copy the bundle again")
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadBundle(f"{path} cannot be read: {error.strerror}; copy the bundle again") from None
+    came = hashlib.sha256(content).hexdigest()
+    if came != spec.sha256:
+        raise BadBundle(
+            f"{path} has sha256 {came[:12]}...; the manifest says {spec.sha256[:12]}...: copy the bundle again"
+        )
+    return content
+
+
+def _arrays(content: bytes, path: Path) -> dict[str, Array]:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise BadBundle(f"{path} is no plain npz archive: {error}") from None
+
+
+def _take(
+    arrays: dict[str, Array], name: str, dtype: str, shape: tuple[int | None, ...], folder: Path
+) -> Array:
+    """Give one array, or say how it differs from what is wanted."""
+    array = arrays.get(name)
+    if array is None:
+        raise BadBundle(f"{folder}: the arrays lack {name}")
+    fits = array.ndim == len(shape) and all(
+        want in (None, size) for want, size in zip(shape, array.shape, strict=True)
+    )
+    if array.dtype != dtype or not fits:
+        wanted = "[" + ", ".join("any" if size is None else str(size) for size in shape) + "]"
+        raise BadBundle(f"{folder}: {name} is {array.dtype} {list(array.shape)}; {dtype} {wanted} is wanted")
+    if not np.isfinite(array).all():
+        raise BadBundle(f"{folder}: {name} is not finite")
+    return array
+
+
+def _directions(manifest: Manifest, arrays: dict[str, Array], folder: Path) -> dict[str, Floats]:
+    names = [attribute.name for attribute in manifest.attributes]
+    rows = _take(arrays, "attribute_directions", "float32", (len(names), manifest.latent_size), folder)
+    return dict(zip(names, rows, strict=True))
+
+
+def _mixture(manifest: Manifest, arrays: dict[str, Array], folder: Path) -> Mixture:
+    size = manifest.latent_size
+    weights = _take(arrays, "mixture_weights", "float64", (None,), folder)
+    k = len(weights)
+    if k == 0 or (weights < 0).any() or not np.isclose(weights.sum(), 1.0):
+        raise BadBundle(f"{folder}: mixture_weights are not positive with sum 1")
+    return Mixture(
+        weights=weights,
+        means=_take(arrays, "mixture_means", "float64", (k, size), folder),
+        choleskys=_take(arrays, "mixture_choleskys", "float64", (k, size, size), folder),
+    )
+
+
+def _golden(manifest: Manifest, arrays: dict[str, Array], folder: Path) -> dict[str, Array]:
+    image = (manifest.image.height, manifest.image.width, manifest.image.channels)
+    count = len(arrays["pixels"]) if arrays.get("pixels") is not None and arrays["pixels"].ndim else 0
+    if not count:
+        raise BadBundle(f"{folder}: golden.npz has no pixels to check the graphs with")
+    point = (count, manifest.latent_size)
+    return {
+        "pixels": _take(arrays, "pixels", "uint8", (count, *image), folder),
+        "mean": _take(arrays, "mean", "float32", point, folder),
+        "log_variance": _take(arrays, "log_variance", "float32", point, folder),
+        "latents": _take(arrays, "latents", "float32", point, folder),
+        "decoded_pixels": _take(arrays, "decoded_pixels", "uint8", (count, *image), folder),
+        "decoded_means": _take(arrays, "decoded_means", "float32", (count, *image), folder),
+    }

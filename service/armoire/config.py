@@ -1,0 +1,137 @@
+"""Every setting of the server, defined once: flag, environment variable, type, range, default, help.
+
+A setting ``max_rows`` is the flag ``--max-rows`` and the variable ``ARMOIRE_MAX_ROWS``; a flag wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from armoire.errors import BadSettings
+
+BUNDLED_MODELS = Path(__file__).parent / "models"
+PREFIX = "ARMOIRE_"
+# Kubernetes injects these for a Service called armoire; training reads its own two.
+FOREIGN = re.compile(r"ARMOIRE_(SERVICE_|PORT(_|$)|DATA$|CELEBA$)")
+
+
+def _address(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    if value.startswith("unix:") or (colon and host and port.isdecimal() and int(port) < 65536):
+        return value
+    raise ValueError("an address is HOST:PORT, as in 127.0.0.1:50051")
+
+
+Address = Annotated[str, AfterValidator(_address)]
+
+
+class Settings(BaseSettings):
+    """The settings of one server."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    listen: Address = Field("127.0.0.1:50051", description="address of the gRPC port; loopback unless told")
+    metrics_listen: Address = Field("127.0.0.1:9464", description="address of the Prometheus port")
+    models: Path = Field(BUNDLED_MODELS, description="folder of bundles, <name>/<version>/ each")
+    default_model: str = Field(
+        "",
+        description="model that an empty name stands for; empty: fashion-mnist where served, else the first",
+    )
+    provider: Literal["auto", "cuda", "cpu"] = Field(
+        "auto",
+        description="ONNX Runtime provider: cuda is required where named; auto takes it where it works",
+    )
+    threads: int = Field(
+        0, ge=0, le=1024, description="CPU threads of a graph; 0: the cores it may really use"
+    )
+    max_rows: int = Field(
+        1024, ge=1, le=65536, description="most rows of one call (n x steps for Interpolate)"
+    )
+    max_batch: int = Field(64, ge=1, le=4096, description="most rows that run as one batch")
+    max_queue_rows: int = Field(
+        4096, ge=1, le=1 << 20, description="most unanswered rows in front of one graph"
+    )
+    max_message_mib: int = Field(32, ge=1, le=1024, description="largest request message in MiB")
+    grace: float = Field(30.0, ge=0, le=3600, description="seconds that calls in flight have at shutdown")
+    tls_cert: Path | None = Field(None, description="PEM certificate chain of the server; turns TLS on")
+    tls_key: Path | None = Field(None, description="PEM private key of the server")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM authorities of client certificates; turns mTLS on"
+    )
+    tokens_file: Path | None = Field(
+        None,
+        description="bearer tokens that may call: lines of NAME SHA256-HEX [RPC,RPC...]; unset: everybody",
+    )
+    log_format: Literal["text", "json"] = Field("text", description="form of the log lines on stderr")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Settings:
+        if self.max_queue_rows < self.max_rows:
+            raise ValueError(
+                f"max_queue_rows ({self.max_queue_rows}) is below max_rows ({self.max_rows}): "
+                "a call of the full size could never be taken"
+            )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together; one of them is missing")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        return self
+
+
+def flag(name: str) -> str:
+    """Give the command-line flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    """Give the environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` one flag for each setting."""
+    for name, field in Settings.model_fields.items():
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
+        default = "the bundled models" if field.default == BUNDLED_MODELS else field.default
+        parser.add_argument(
+            flag(name),
+            choices=choices,
+            metavar=None if choices else name.upper(),
+            default=argparse.SUPPRESS,
+            help=f"{field.description} [{variable(name)}; default: {default}]".replace("%", "%%"),
+        )
+
+
+def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings from flags, then the environment, then the defaults.
+
+    Raises:
+        BadSettings: a value that cannot be, or an ARMOIRE_ variable that nobody reads.
+    """
+    known = {variable(name) for name in Settings.model_fields}
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in known and not FOREIGN.match(name):
+            near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
+            raise BadSettings(f"the environment has {name}, which is no setting; the nearest is {near[0]}")
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        raise BadSettings("; ".join(_explain(fault, flags) for fault in error.errors())) from None
+
+
+def _explain(fault: Any, flags: Mapping[str, Any]) -> str:
+    text = fault["msg"].removeprefix("Value error, ")
+    if not fault["loc"]:
+        return str(text)
+    name = str(fault["loc"][0]).lower()
+    source = flag(name) if name in flags else variable(name)
+    return f"{source} is {str(fault['input'])!r}: {text}"

@@ -1,0 +1,134 @@
+"""Every error that a caller of Armoire can meet. The gRPC status code is an attribute of the class.
+
+ArmoireError
+├── InvalidArgument        INVALID_ARGUMENT     a field is not what it should be
+│   └── LimitExceeded      INVALID_ARGUMENT     more rows than a published limit
+├── NotFound               NOT_FOUND            no such model, version, attribute, prior
+├── Overloaded             RESOURCE_EXHAUSTED   the queue is full, or too long for the deadline
+├── DeadlineExceeded       DEADLINE_EXCEEDED    even an idle server could not make it
+├── Unavailable            UNAVAILABLE          warming up, draining, or not reachable
+├── Unauthenticated        UNAUTHENTICATED      no token, or one that nobody knows
+├── PermissionDenied       PERMISSION_DENIED    a known token without the right
+├── Internal               INTERNAL             a bug; the traceback is in the server's log
+└── StartError             (never on the wire)  one line on stderr, exit status 2
+    ├── BadSettings        a setting that cannot be
+    └── BadBundle          a model bundle that cannot be served
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+import grpc
+
+__all__ = [
+    "ArmoireError",
+    "BadBundle",
+    "BadSettings",
+    "DeadlineExceeded",
+    "Internal",
+    "InvalidArgument",
+    "LimitExceeded",
+    "NotFound",
+    "Overloaded",
+    "PermissionDenied",
+    "StartError",
+    "Unauthenticated",
+    "Unavailable",
+]
+
+
+class ArmoireError(Exception):
+    """The root. ``str(error)`` is one line: what came, what was wanted, what to do next."""
+
+    code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+    #: The label of armoire_rejected_total; empty for an error that is not a refusal of good work.
+    reason: ClassVar[str] = ""
+
+
+class InvalidArgument(ArmoireError):
+    """A field of the request is not what it should be."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
+
+
+class LimitExceeded(InvalidArgument):
+    """More rows than a published limit allows."""
+
+    reason = "limit"
+
+    def __init__(self, limit: str, allowed: int, came: int, field: str) -> None:
+        super().__init__(f"{came} rows, more than {limit} = {allowed}; send them in several calls", field)
+
+
+class NotFound(ArmoireError):
+    """A name that the server does not know; the message lists those it does."""
+
+    code = grpc.StatusCode.NOT_FOUND
+
+    def __init__(self, message: str, names: Iterable[str] | None = None) -> None:
+        if names is not None:
+            message = f"{message}; there is {', '.join(names) or 'none'}"
+        super().__init__(message)
+
+
+class Overloaded(ArmoireError):
+    """The server has more work than it can answer in time; ask again after ``retry_after`` seconds."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "queue"
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(ArmoireError):
+    """The call's deadline is over, or shorter than the measured cost of its work on an idle server."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+    reason = "deadline"
+
+
+class Unavailable(ArmoireError):
+    """The server is not ready yet, is draining, or cannot be reached; another replica may answer."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "unavailable"
+
+
+class Unauthenticated(ArmoireError):
+    """The call brought no token, or one that the server does not know."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+    reason = "unauthenticated"
+
+
+class PermissionDenied(ArmoireError):
+    """The token is known but has no right to this operation."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+    reason = "permission"
+
+
+class Internal(ArmoireError):
+    """A bug in the server; its log has the traceback under the request's id."""
+
+    code = grpc.StatusCode.INTERNAL
+
+
+class StartError(ArmoireError):
+    """The server cannot start: one line on stderr, exit status 2."""
+
+
+class BadSettings(StartError):
+    """A setting is unknown or cannot be."""
+
+
+class BadBundle(StartError):
+    """A model bundle is incomplete, damaged, or not what its manifest says."""

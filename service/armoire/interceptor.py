@@ -1,0 +1,174 @@
+"""Status codes, metrics, credentials and the log line of every call, each in one place."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from armoire.batching import Call
+from armoire.errors import ArmoireError, Internal, InvalidArgument, Overloaded, Unavailable
+from armoire.metrics import Metrics
+from armoire.servicer import SERVICE
+from armoire.tokens import Tokens
+
+logger = logging.getLogger("armoire.calls")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+Handler = grpc.RpcMethodHandler[Any, Any]
+
+
+@dataclass(frozen=True)
+class _Malformed:
+    """Stands for a request whose bytes are no such message."""
+
+    reason: str
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps the methods of LatentService; health and reflection pass as they are."""
+
+    def __init__(self, metrics: Metrics, tokens: Tokens | None) -> None:
+        self.draining = False
+        self._metrics = metrics
+        self._tokens = tokens
+        self._wrapped: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Give the wrapped handler of one of our methods, made once."""
+        path = handler_call_details.method
+        if path in self._wrapped:
+            return self._wrapped[path]
+        handler = await continuation(handler_call_details)
+        service, _, method = path.removeprefix("/").partition("/")
+        if handler is None or service != SERVICE:
+            return handler
+        self._wrapped[path] = self._wrap(handler, method)
+        return self._wrapped[path]
+
+    def _wrap(self, handler: Handler, method: str) -> Handler:
+        decode, behaviour = handler.request_deserializer, handler.unary_unary
+        assert decode is not None, "generated handlers have a deserializer"
+
+        def deserialize(content: bytes) -> Any:
+            # What gRPC makes of an exception here is INTERNAL; a caller's bad bytes are the caller's fault.
+            try:
+                return decode(content)
+            except DecodeError as error:
+                return _Malformed(str(error))
+
+        async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            return await self._answer(method, behaviour, request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            answer, request_deserializer=deserialize, response_serializer=handler.response_serializer
+        )
+
+    async def _answer(
+        self, method: str, behaviour: Any, request: Any, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> Any:
+        started = time.perf_counter()
+        metadata = {str(key): value for key, value in context.invocation_metadata() or ()}
+        request_id = _request_id(metadata.get("x-request-id"))
+        remaining = context.time_remaining()
+        call = Call(None if remaining is None else time.monotonic() + remaining)
+        code, caller, failure, reply = grpc.StatusCode.OK, "", None, None
+        try:
+            caller = self._admit(method, request, metadata)
+            reply = await behaviour(request, call)
+        except ArmoireError as error:
+            code, failure = error.code, error
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED if call.remaining() > 0 else grpc.StatusCode.DEADLINE_EXCEEDED
+            raise
+        except Exception:
+            logger.exception("%s failed, request %s", method, request_id)
+            failure = Internal(f"a bug in the server; its log has the traceback under request {request_id}")
+            code = failure.code
+        finally:
+            seconds = time.perf_counter() - started
+            self._record(method, code, failure, seconds, request_id, caller)
+        trailing = (("armoire-timing", _timing(call, seconds)), ("x-request-id", request_id))
+        if failure is not None:
+            details = ("grpc-status-details-bin", _status(failure).SerializeToString())
+            await context.abort(code, str(failure), (*trailing, details))
+        context.set_trailing_metadata(trailing)
+        return reply
+
+    def _admit(self, method: str, request: Any, metadata: dict[str, Any]) -> str:
+        """Refuse what should cost nothing; give the caller's name."""
+        if self.draining:
+            raise Unavailable("the server is shutting down; call another replica")
+        caller = (
+            "" if self._tokens is None else self._tokens.check(str(metadata.get("authorization", "")), method)
+        )
+        if isinstance(request, _Malformed):
+            raise InvalidArgument(f"the bytes are no {method}Request message: {request.reason}")
+        return caller
+
+    def _record(
+        self,
+        method: str,
+        code: grpc.StatusCode,
+        failure: ArmoireError | None,
+        seconds: float,
+        request_id: str,
+        caller: str,
+    ) -> None:
+        self._metrics.requests.labels(method, code.name).inc()
+        self._metrics.request_duration.labels(method).observe(seconds)
+        if failure is not None and failure.reason:
+            self._metrics.rejected.labels(failure.reason).inc()
+        logger.info(
+            "%s %s %.1f ms request=%s%s%s",
+            method,
+            code.name,
+            seconds * 1e3,
+            request_id,
+            f" caller={caller}" if caller else "",
+            f" {failure}" if failure is not None else "",
+            extra={
+                "request_id": request_id,
+                "method": method,
+                "code": code.name,
+                "milliseconds": round(seconds * 1e3, 3),
+                "caller": caller,
+            },
+        )
+
+
+def _request_id(came: object) -> str:
+    """Take the caller's id where it can be printed, else make one."""
+    return came if isinstance(came, str) and REQUEST_ID.fullmatch(came) else uuid.uuid4().hex[:16]
+
+
+def _timing(call: Call, seconds: float) -> str:
+    return (
+        f"queue={call.queue_seconds * 1e3:.3f}, run={call.run_seconds * 1e3:.3f}, total={seconds * 1e3:.3f}"
+    )
+
+
+def _status(error: ArmoireError) -> status_pb2.Status:
+    """Give the rich status: BadRequest for a field, RetryInfo for a refusal."""
+    status = status_pb2.Status(code=error.code.value[0], message=str(error))
+    if isinstance(error, InvalidArgument):
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    if isinstance(error, Overloaded):
+        delay = Duration()
+        delay.FromNanoseconds(int(error.retry_after * 1e9))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return status

@@ -1,0 +1,99 @@
+"""Every Prometheus metric, defined once. Histograms, so that they add up over replicas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+# From a small decoder's single row to an overloaded queue.
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True)
+class GraphMetrics:
+    """The metrics of one graph of one model, labels already bound."""
+
+    queue_duration: Histogram
+    inference_duration: Histogram
+    batch_rows: Histogram
+    rows: Counter
+    pending_rows: Gauge
+    padding_rows: Counter
+    deadline_missed: Counter
+
+
+class Metrics:
+    """The metrics of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        graph = ("model", "graph")
+        self.requests = Counter(
+            "armoire_requests_total", "Calls answered.", ("method", "code"), registry=registry
+        )
+        self.request_duration = Histogram(
+            "armoire_request_duration_seconds",
+            "From the call's arrival to its answer.",
+            ("method",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._queue_duration = Histogram(
+            "armoire_queue_duration_seconds",
+            "Wait of a call's first row for a batch.",
+            graph,
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._inference_duration = Histogram(
+            "armoire_inference_duration_seconds",
+            "Run of one batch.",
+            graph,
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._batch_rows = Histogram(
+            "armoire_batch_rows", "Rows of one batch.", graph, buckets=ROWS, registry=registry
+        )
+        self._rows = Counter("armoire_rows_total", "Rows run.", graph, registry=registry)
+        self._pending_rows = Gauge(
+            "armoire_pending_rows", "Rows taken and not yet answered.", graph, registry=registry
+        )
+        self._padding_rows = Counter(
+            "armoire_padding_rows_total", "Rows run only to fill a batch size.", registry=registry
+        )
+        self.rejected = Counter(
+            "armoire_rejected_total", "Calls refused, by reason.", ("reason",), registry=registry
+        )
+        self._deadline_missed = Counter(
+            "armoire_deadline_missed_total", "Calls whose deadline passed in the queue.", registry=registry
+        )
+        self.model_info = Gauge(
+            "armoire_model_info",
+            "1 for each model that is ready.",
+            ("model", "version", "provider", "precision"),
+            registry=registry,
+        )
+
+    def graph(self, model: str, graph: str) -> GraphMetrics:
+        """Bind the labels of one graph."""
+        return GraphMetrics(
+            queue_duration=self._queue_duration.labels(model, graph),
+            inference_duration=self._inference_duration.labels(model, graph),
+            batch_rows=self._batch_rows.labels(model, graph),
+            rows=self._rows.labels(model, graph),
+            pending_rows=self._pending_rows.labels(model, graph),
+            padding_rows=self._padding_rows,
+            deadline_missed=self._deadline_missed,
+        )

@@ -1,0 +1,220 @@
+"""The composition root, read from top to bottom: load, wire, serve, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from http.server import HTTPServer
+from pathlib import Path
+
+import grpc
+import prometheus_client
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from armoire import bundle, engine
+from armoire.autoencoder import Autoencoder
+from armoire.batching import Batcher
+from armoire.bundle import Bundle
+from armoire.catalogue import Catalogue
+from armoire.config import Settings
+from armoire.engine import Graph, Provider
+from armoire.errors import BadSettings
+from armoire.interceptor import CallInterceptor
+from armoire.metrics import Metrics
+from armoire.servicer import SERVICE, LatentServicer
+from armoire.tokens import Tokens
+from armoire.v1 import armoire_pb2 as pb
+from armoire.v1 import armoire_pb2_grpc as pb_grpc
+
+logger = logging.getLogger("armoire.server")
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+RPCS = frozenset(method.name for method in pb.DESCRIPTOR.services_by_name["LatentService"].methods)
+
+
+class Server:
+    """One server on one event loop: ``await start()``, and in the end ``await stop()``.
+
+    Attributes:
+        address: where gRPC answers, HOST:PORT.
+        metrics_address: where Prometheus is answered.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._threads = settings.threads or engine.usable_cores()
+        self._metrics = Metrics()
+        self._health = health.aio.HealthServicer()
+        self._interceptor: CallInterceptor
+        self._servicer: LatentServicer
+        self._grpc: grpc.aio.Server
+        self._http: HTTPServer | None = None
+        self.address = settings.listen
+        self.metrics_address = settings.metrics_listen
+
+    async def start(self) -> None:
+        """Load the bundles, listen as NOT_SERVING, warm up and verify the graphs, then be SERVING.
+
+        Raises:
+            BadSettings: a setting that cannot be had here.
+            BadBundle: a bundle that cannot be served.
+        """
+        bundles = [bundle.read(folder) for folder in bundle.find(self._settings.models)]
+        self._wire()
+        await self._listen()
+        try:
+            autoencoders = await asyncio.to_thread(self._warm_up, bundles)
+            self._servicer.catalogue = Catalogue(autoencoders, self._settings.default_model)
+        except BaseException:
+            await self.stop()
+            raise
+        await self._report(SERVING)
+        served = ", ".join(f"{a.manifest.name}/{a.manifest.version}" for a in self._servicer.catalogue)
+        logger.info(
+            "serving %s on %s by %s (%s, %d CPU threads); metrics on http://%s/metrics",
+            served,
+            self.address,
+            autoencoders[0].provider,
+            autoencoders[0].precision,
+            self._threads,
+            self.metrics_address,
+        )
+
+    async def stop(self) -> None:
+        """Drain: health first, then new calls are refused, then those in flight are answered."""
+        await self._health.enter_graceful_shutdown()
+        self._interceptor.draining = True
+        await self._grpc.stop(self._settings.grace)
+        for autoencoder in self._servicer.catalogue or ():
+            autoencoder.close()
+        self._servicer.close()
+        if self._http is not None:
+            await asyncio.to_thread(self._http.shutdown)
+            self._http.server_close()
+
+    def _wire(self) -> None:
+        settings = self._settings
+        limits = pb.Limits(
+            max_rows=settings.max_rows,
+            max_batch=settings.max_batch,
+            max_queue_rows=settings.max_queue_rows,
+            max_message_mib=settings.max_message_mib,
+        )
+        tokens = Tokens(settings.tokens_file, RPCS) if settings.tokens_file else None
+        self._interceptor = CallInterceptor(self._metrics, tokens)
+        self._servicer = LatentServicer(limits, self._threads)
+        self._grpc = grpc.aio.server(
+            interceptors=[self._interceptor],
+            options=[
+                ("grpc.max_receive_message_length", settings.max_message_mib << 20),
+                ("grpc.max_send_message_length", -1),
+                # A second server on the same port should fail, not share the traffic by chance.
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        pb_grpc.add_LatentServiceServicer_to_server(self._servicer, self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        reflection.enable_server_reflection(
+            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc
+        )
+
+    async def _listen(self) -> None:
+        # HealthServicer starts as SERVING.
+        await self._report(NOT_SERVING)
+        host, _, _ = self._settings.listen.rpartition(":")
+        credentials = self._credentials()
+        try:
+            if credentials is None:
+                port = self._grpc.add_insecure_port(self._settings.listen)
+            else:
+                port = self._grpc.add_secure_port(self._settings.listen, credentials)
+        except RuntimeError:
+            raise BadSettings(
+                f"listen is {self._settings.listen}, where no server can be bound; "
+                "is another one running there, or the TLS pair unusable?"
+            ) from None
+        self.address = f"{host}:{port}" if host != "unix" else self._settings.listen
+        self._http, self.metrics_address = _serve_metrics(self._settings.metrics_listen, self._metrics)
+        await self._grpc.start()
+
+    def _credentials(self) -> grpc.ServerCredentials | None:
+        settings = self._settings
+        if settings.tls_cert is None or settings.tls_key is None:
+            return None
+        authority = _read("tls_client_ca", settings.tls_client_ca) if settings.tls_client_ca else None
+        pair = (_read("tls_key", settings.tls_key), _read("tls_cert", settings.tls_cert))
+        return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
+
+    def _warm_up(self, bundles: list[Bundle]) -> list[Autoencoder]:
+        provider = engine.choose_provider(self._settings.provider, bundles[0], self._settings.max_batch)
+        return [self._load(each, provider) for each in bundles]
+
+    def _load(self, each: Bundle, provider: Provider) -> Autoencoder:
+        manifest = each.manifest
+        encoder = Graph(
+            each.encoder, manifest.graphs["encoder"], ["mean", "log_variance"], provider, self._threads
+        )
+        decoder = Graph(each.decoder, manifest.graphs["decoder"], ["pixels"], provider, self._threads)
+        engine.check_golden(each, encoder, decoder)
+        batchers = {
+            name: Batcher(
+                graph.run,
+                graph.warm_up(self._settings.max_batch),
+                padding=graph.padding,
+                max_queue_rows=self._settings.max_queue_rows,
+                metrics=self._metrics.graph(manifest.name, name),
+            )
+            for name, graph in (("encoder", encoder), ("decoder", decoder))
+        }
+        self._metrics.model_info.labels(
+            manifest.name, manifest.version, provider.name, provider.precision
+        ).set(1)
+        return Autoencoder(
+            each,
+            batchers["encoder"],
+            batchers["decoder"],
+            provider=provider.name,
+            precision=provider.precision,
+        )
+
+    async def _report(self, status: int) -> None:
+        for service in ("", SERVICE):
+            await self._health.set(service, status)
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Raises:
+        StartError: the server cannot start.
+    """
+    asked_to_stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked_to_stop.set)
+    server = Server(settings)
+    await server.start()
+    await asked_to_stop.wait()
+    logger.info("draining: calls in flight have %.0f s", settings.grace)
+    await server.stop()
+    logger.info("stopped")
+
+
+def _serve_metrics(address: str, metrics: Metrics) -> tuple[HTTPServer, str]:
+    host, _, port = address.rpartition(":")
+    try:
+        http, _ = prometheus_client.start_http_server(int(port), host.strip("[]"), registry=metrics.registry)
+    except OSError as error:
+        raise BadSettings(
+            f"metrics_listen is {address}, where no server can be bound: {error.strerror}"
+        ) from None
+    return http, f"{host}:{http.server_port}"
+
+
+def _read(setting: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadSettings(f"{setting} {path} cannot be read: {error.strerror}") from None

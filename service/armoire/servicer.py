@@ -1,0 +1,229 @@
+"""One short method for each RPC: unpack, call, pack.
+
+The interceptor hands every method a Call where gRPC has its context: what a method may know of its caller
+is how long it may take. Raising an ArmoireError is how a method answers with another status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from google.protobuf.descriptor import EnumDescriptor
+
+from armoire import images, tensors
+from armoire.arrays import Floats, Pixels
+from armoire.autoencoder import Autoencoder, Edit, Places
+from armoire.batching import Call
+from armoire.catalogue import Catalogue
+from armoire.errors import InvalidArgument, LimitExceeded, Unavailable
+from armoire.v1 import armoire_pb2 as pb
+from armoire.v1 import armoire_pb2_grpc as pb_grpc
+
+T = TypeVar("T")
+SERVICE = pb.DESCRIPTOR.services_by_name["LatentService"].full_name
+# The mean of a posterior is one forward pass each; more edits than this are a mistake.
+MAX_EDITS = 64
+
+
+class LatentServicer(pb_grpc.LatentServiceServicer):
+    """armoire.v1.LatentService."""
+
+    def __init__(self, limits: pb.Limits, threads: int) -> None:
+        """Answer UNAVAILABLE until ``catalogue`` is set.
+
+        Args:
+            limits: what the server publishes; max_rows is held here.
+            threads: how many image files are decoded or encoded side by side.
+        """
+        self.catalogue: Catalogue | None = None
+        self._limits = limits
+        self._files = ThreadPoolExecutor(threads, thread_name_prefix="files")
+
+    async def ListModels(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsResponse:  # noqa: N802, ARG002, D102
+        if self.catalogue is None:
+            raise Unavailable("the models are warming up; try again in a second")
+        return pb.ListModelsResponse(models=[self._describe(model) for model in self.catalogue])
+
+    async def Encode(self, request: pb.EncodeRequest, call: Call) -> pb.EncodeResponse:  # noqa: N802, D102
+        model = self._model(request)
+        self._limit(_image_rows(request.images), "images")
+        means, log_variances = await model.encode(await self._images(request.images, model, "images"), call)
+        return pb.EncodeResponse(
+            means=tensors.to_tensor(means), log_variances=tensors.to_tensor(log_variances)
+        )
+
+    async def Decode(self, request: pb.DecodeRequest, call: Call) -> pb.DecodeResponse:  # noqa: N802, D102
+        model = self._model(request)
+        _check_format(request.image_format)
+        self._limit(tensors.rows(request.latents), "latents")
+        z = tensors.to_floats(request.latents, ("n", model.latent_size), "latents")
+        return pb.DecodeResponse(images=await self._reply(await model.decode(z, call), request.image_format))
+
+    async def Sample(self, request: pb.SampleRequest, call: Call) -> pb.SampleResponse:  # noqa: N802, D102
+        model = self._model(request)
+        _check_format(request.image_format)
+        _at_least(request.count, 1, "count")
+        self._limit(request.count, "count")
+        temperature = request.temperature if request.HasField("temperature") else 1.0
+        if not (math.isfinite(temperature) and temperature >= 0):
+            raise InvalidArgument(f"{temperature} came; a finite number from 0 is wanted", "temperature")
+        seed = request.seed if request.HasField("seed") else secrets.randbits(64)
+        pixels, z = await model.sample(request.count, seed, temperature, request.prior, call)
+        return pb.SampleResponse(
+            images=await self._reply(pixels, request.image_format), latents=tensors.to_tensor(z), seed=seed
+        )
+
+    async def Interpolate(self, request: pb.InterpolateRequest, call: Call) -> pb.InterpolateResponse:  # noqa: N802, D102
+        model = self._model(request)
+        _check_format(request.image_format)
+        _check_enum(request.path, pb.InterpolationPath.DESCRIPTOR, "path")
+        _at_least(request.steps, 2, "steps")
+        n, m = _point_rows(request.start), _point_rows(request.end)
+        if n != m:
+            raise InvalidArgument(f"{m} points came; start has {n}", "end")
+        self._limit(max(n, 1) * request.steps, "steps")
+        start = await self._points(request.start, model, "start")
+        end = await self._points(request.end, model, "end")
+        spherical = request.path == pb.INTERPOLATION_PATH_SPHERICAL
+        pixels, z = await model.interpolate(start, end, request.steps, spherical, call)
+        return pb.InterpolateResponse(
+            images=await self._reply(pixels, request.image_format), latents=tensors.to_tensor(z)
+        )
+
+    async def AddAttribute(self, request: pb.AddAttributeRequest, call: Call) -> pb.AddAttributeResponse:  # noqa: N802, D102
+        model = self._model(request)
+        _check_format(request.image_format)
+        if not request.edits:
+            raise InvalidArgument("none came; at least one is wanted", "edits")
+        if len(request.edits) > MAX_EDITS:
+            raise LimitExceeded("max_edits", MAX_EDITS, len(request.edits), "edits")
+        self._limit(_point_rows(request.points), "points")
+        places = await self._points(request.points, model, "points")
+        edits = [await self._edit(edit, model, f"edits[{index}]") for index, edit in enumerate(request.edits)]
+        pixels, z = await model.edit(places, edits, call)
+        return pb.AddAttributeResponse(
+            images=await self._reply(pixels, request.image_format), latents=tensors.to_tensor(z)
+        )
+
+    def close(self) -> None:
+        """Let go of the threads, once no call is in flight."""
+        self._files.shutdown()
+
+    def _model(self, request: _AnyRequest) -> Autoencoder:
+        if self.catalogue is None:
+            raise Unavailable("the models are warming up; try again in a second")
+        return self.catalogue.find(request.model, request.version)
+
+    def _limit(self, rows: int, field: str) -> None:
+        if rows > self._limits.max_rows:
+            raise LimitExceeded("max_rows", self._limits.max_rows, rows, field)
+
+    async def _points(self, points: pb.Points, model: Autoencoder, field: str) -> Places:
+        match points.WhichOneof("content"):
+            case "latents":
+                return tensors.to_floats(points.latents, ("n", model.latent_size), f"{field}.latents")
+            case "images":
+                return await self._images(points.images, model, f"{field}.images")
+        raise InvalidArgument("neither latents nor images is set; one of them is wanted", field)
+
+    async def _images(self, message: pb.Images, model: Autoencoder, field: str) -> Pixels:
+        shape = model.bundle.image_shape
+        match message.WhichOneof("content"):
+            case "pixels":
+                return tensors.to_pixels(message.pixels, ("n", *shape), f"{field}.pixels")
+            case "encoded":
+                files, name = message.encoded.images, f"{field}.encoded.images"
+                if not files:
+                    raise InvalidArgument("no file came; at least one is wanted", name)
+                return await self._in_thread(
+                    lambda: images.decode(files, shape, model.bundle.preprocessing, name)
+                )
+        raise InvalidArgument("neither pixels nor encoded is set; one of them is wanted", field)
+
+    async def _edit(self, edit: pb.AttributeEdit, model: Autoencoder, field: str) -> Edit:
+        _check_enum(edit.scale, pb.EditScale.DESCRIPTOR, f"{field}.scale")
+        strength = edit.strength if edit.HasField("strength") else 1.0
+        if not math.isfinite(strength):
+            raise InvalidArgument(f"{strength} came; a finite number is wanted", f"{field}.strength")
+        direction: str | Floats | tuple[Places, Places]
+        match edit.WhichOneof("direction"):
+            case "attribute":
+                direction = edit.attribute
+            case "vector":
+                direction = tensors.to_floats(edit.vector, (model.latent_size,), f"{field}.vector")
+            case "examples":
+                groups = edit.examples
+                for group, name in ((groups.positives, "positives"), (groups.negatives, "negatives")):
+                    self._limit(_point_rows(group), f"{field}.examples.{name}")
+                direction = (
+                    await self._points(groups.positives, model, f"{field}.examples.positives"),
+                    await self._points(groups.negatives, model, f"{field}.examples.negatives"),
+                )
+            case _:
+                raise InvalidArgument("none of attribute, vector, examples is set; one is wanted", field)
+        return Edit(direction, strength, unit=edit.scale == pb.EDIT_SCALE_UNIT)
+
+    async def _reply(self, pixels: Pixels, image_format: pb.ImageFormat) -> pb.Images:
+        if image_format in (pb.IMAGE_FORMAT_UNSPECIFIED, pb.IMAGE_FORMAT_PIXELS):
+            return pb.Images(pixels=tensors.to_tensor(pixels))
+        flat = pixels.reshape(-1, *pixels.shape[-3:])
+        files = await self._in_thread(lambda: images.encode(flat, image_format))
+        return pb.Images(encoded=pb.EncodedImages(images=files))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._files, work)
+
+    def _describe(self, model: Autoencoder) -> pb.Model:
+        manifest = model.manifest
+        return pb.Model(
+            name=manifest.name,
+            version=manifest.version,
+            image_height=manifest.image.height,
+            image_width=manifest.image.width,
+            image_channels=manifest.image.channels,
+            latent_size=manifest.latent_size,
+            attributes=[pb.Attribute(**attribute.model_dump()) for attribute in manifest.attributes],
+            priors=manifest.priors,
+            default_prior=manifest.default_prior,
+            provider=model.provider,
+            precision=model.precision,
+            limits=self._limits,
+            metrics=manifest.metrics,
+            licence=manifest.licence,
+        )
+
+
+_AnyRequest = (
+    pb.EncodeRequest | pb.DecodeRequest | pb.SampleRequest | pb.InterpolateRequest | pb.AddAttributeRequest
+)
+
+
+def _image_rows(message: pb.Images) -> int:
+    if message.WhichOneof("content") == "encoded":
+        return len(message.encoded.images)
+    return tensors.rows(message.pixels)
+
+
+def _point_rows(points: pb.Points) -> int:
+    if points.WhichOneof("content") == "images":
+        return _image_rows(points.images)
+    return tensors.rows(points.latents)
+
+
+def _at_least(value: int, least: int, field: str) -> None:
+    if value < least:
+        raise InvalidArgument(f"{value} came; at least {least} is wanted", field)
+
+
+def _check_format(image_format: int) -> None:
+    _check_enum(image_format, pb.ImageFormat.DESCRIPTOR, "image_format")
+
+
+def _check_enum(value: int, descriptor: EnumDescriptor, field: str) -> None:
+    if value not in descriptor.values_by_number:
+        raise InvalidArgument(f"{value} came; {', '.join(descriptor.values_by_name)} are known", field)

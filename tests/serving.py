@@ -1,0 +1,57 @@
+"""A real server in this process, for tests that bring their own settings."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from armoire import config
+from armoire.server import Server
+
+FASHION = config.BUNDLED_MODELS / "fashion-mnist" / "1"
+ANY_PORT = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0", "threads": 1, "provider": "cpu"}
+
+
+class Running:
+    """A server in a thread with an event loop of its own."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="server", daemon=True)
+        self._thread.start()
+        self.server: Server = self.run(self._start(config.load(ANY_PORT | settings)))
+        self.address = self.server.address
+        self.metrics_address = self.server.metrics_address
+
+    @staticmethod
+    async def _start(settings: config.Settings) -> Server:
+        server = Server(settings)
+        await server.start()
+        return server
+
+    def run(self, work: Any) -> Any:
+        """Run a coroutine on the server's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    def submit(self, work: Any) -> Any:
+        """Start a coroutine on the server's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def close(self) -> None:
+        self.run(self.server.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(30)
+        self._loop.close()
+
+
+@contextmanager
+def serving(**settings: Any) -> Iterator[Running]:
+    """Serve while the block runs."""
+    running = Running(**settings)
+    try:
+        yield running
+    finally:
+        running.close()
