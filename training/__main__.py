@@ -1,0 +1,85 @@
+"""The command line: ``python -m training fit|evaluate|export|report PRESET...``, from the repository root."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.config import LIKELIHOODS, PRESETS
+from training.errors import TrainingError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 for a fault that the caller can mend, 130 when interrupted."""
+    arguments = _parser().parse_args(argv)
+    # Each command imports what it needs only when it is asked for: --help need not wait for torch.
+    try:
+        if arguments.command == "fit":
+            from training import fit
+
+            return fit.main(arguments)
+        if arguments.command == "evaluate":
+            from training import evaluate
+
+            return evaluate.main(arguments)
+        if arguments.command == "export":
+            from training import export
+
+            return export.main(arguments)
+        from training import report
+
+        return report.main(arguments)
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    fit = commands.add_parser("fit", help="train a preset", description="Train a preset into RUNS/PRESET.")
+    fit.add_argument("preset", metavar="PRESET", help=f"one of: {', '.join(PRESETS)}")
+    _add_places(fit)
+    fit.add_argument("--resume", action="store_true", help="go on from the checkpoint, to the same numbers")
+    fit.add_argument("--restart", action="store_true", help="begin anew where there is a checkpoint")
+    fit.add_argument("--epochs", type=int, help="passes over the training images")
+    fit.add_argument("--batch-size", type=int, help="images per step, over all processes together")
+    fit.add_argument("--learning-rate", type=float, help="the highest rate of the schedule")
+    fit.add_argument("--likelihood", choices=LIKELIHOODS, help="what p(x given z) is")
+    fit.add_argument("--seed", type=int, help="of weights, data order and noise")
+
+    evaluate = commands.add_parser(
+        "evaluate", help="measure trained presets", description="Measure on the whole test set; write metrics.json."
+    )
+    evaluate.add_argument("preset", metavar="PRESET", nargs="+", help="as given to fit")
+    _add_places(evaluate)
+
+    export = commands.add_parser(
+        "export", help="write a bundle", description="Write the bundle that the service loads, checked against PyTorch."
+    )
+    export.add_argument("preset", metavar="PRESET", help="as given to fit")
+    _add_places(export)
+    export.add_argument("--version", type=int, default=1, help="a positive integer (default: 1)")
+    export.add_argument("--out", type=Path, help="folder (default: service/armoire/models/NAME/VERSION)")
+
+    report = commands.add_parser(
+        "report", help="draw trained presets", description="Draw one self-contained HTML page, and its PNGs beside it."
+    )
+    report.add_argument("preset", metavar="PRESET", nargs="+", help="as given to fit")
+    _add_places(report)
+    report.add_argument("--out", type=Path, help="folder (default: RUNS/report)")
+    return parser
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="folder of the IDX files (default: $ARMOIRE_DATA, then that of Debian's dataset-fashion-mnist)",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""The checkpoint: one file of plain tensors, numbers and text that explains itself, read with ``weights_only=True``."""
+
+import importlib.metadata
+import pickle
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.config import Config
+from training.errors import TrainingError
+from training.model import Autoencoder
+
+FORMAT = 1
+NAME = "checkpoint.pt"
+LIBRARIES = ("torch", "lightning-fabric", "numpy")
+
+
+def save(folder: Path, state: dict[str, Any]) -> None:
+    """Write the state beside the checkpoint of ``folder`` and rename it, so that a reader never meets half a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / (NAME + ".part")
+    torch.save({"format": FORMAT, **state}, unfinished)
+    unfinished.replace(folder / NAME)
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """Read the checkpoint of a run.
+
+    Raises:
+        TrainingError: there is none, or it is not one of ours.
+    """
+    path = folder / NAME
+    if not path.exists():
+        raise TrainingError(f"{path} is missing: train first with `python -m training fit {folder.name}`")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise TrainingError(f"{path} is damaged ({str(error).splitlines()[0]})") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise TrainingError(f"{path} is not a checkpoint of format {FORMAT}")
+    return state
+
+
+def load_model(folder: Path) -> tuple[Autoencoder, dict[str, Any]]:
+    """The trained model of a run (averaged weights, evaluation mode) and its whole checkpoint."""
+    state = load(folder)
+    model = Autoencoder(Config.from_dict(state["config"]))
+    model.load_state_dict(state["average"])
+    return model.eval(), state
+
+
+def provenance() -> dict[str, Any]:
+    """Where a run comes from: the commit of this repository (``+`` after it: with changes) and library versions."""
+    return {"commit": _commit(), "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES}}
+
+
+def _commit() -> str:
+    root = Path(__file__).resolve().parent.parent
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "training")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+" if changed else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603

@@ -1,0 +1,92 @@
+"""Presets: every choice of a training run in one frozen object, which travels inside its checkpoint."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+from training.errors import TrainingError
+
+Likelihood = Literal["bernoulli", "gaussian"]
+LIKELIHOODS: tuple[str, ...] = get_args(Likelihood)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run.
+
+    ``beta`` weighs the rate against the distortion when both are sums (over pixels, over dimensions): 1 is the
+    evidence lower bound itself. ``decoder_channels`` starts with the 4x4 map that the dense layer makes; each
+    further entry doubles height and width.
+    """
+
+    preset: str
+    latent_size: int
+    variational: bool = True
+    likelihood: Likelihood = "bernoulli"
+    beta: float = 1.0
+    kl_warmup_epochs: float = 1.0
+
+    encoder_channels: tuple[int, ...] = (32, 64, 128)
+    encoder_hidden: int = 256
+    decoder_hidden: tuple[int, ...] = ()
+    decoder_channels: tuple[int, ...] = (128, 64, 32)
+
+    epochs: int = 25
+    batch_size: int = 120
+    learning_rate: float = 2e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = 250
+    gradient_clip: float | None = 200.0
+    ema_decay: float = 0.999
+    seed: int = 1
+
+    mixture_components: int = 30
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values only, as the checkpoint and the manifest store them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Config":
+        """Undo ``as_dict`` (JSON and torch.load give lists where the fields are tuples)."""
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**fields)
+
+
+_FASHION_2D = Config(preset="fashion-2d", latent_size=2, decoder_hidden=(256, 256))
+
+PRESETS: dict[str, Config] = {
+    config.preset: config
+    for config in (
+        Config(preset="fashion", latent_size=16, decoder_hidden=(256,)),
+        _FASHION_2D,
+        replace(_FASHION_2D, preset="fashion-autoencoder-2d", variational=False, beta=0.0),
+        # Foster, "Generative Deep Learning", 2nd ed., chapter 3. Its loss is 500 x mean cross-entropy + KL: with the
+        # cross-entropy summed over the 1,024 pixels that is beta = 1024/500, times a factor that Adam does not see.
+        Config(
+            preset="book-fashion-2d",
+            latent_size=2,
+            beta=1024 / 500,
+            kl_warmup_epochs=0.0,
+            encoder_hidden=0,
+            decoder_channels=(128, 128, 64, 32),
+            epochs=5,
+            batch_size=100,
+            learning_rate=5e-4,
+            schedule="constant",
+            warmup_steps=0,
+            gradient_clip=None,
+            ema_decay=0.0,
+        ),
+    )
+}
+
+
+def preset(name: str) -> Config:
+    """Return the preset of that name.
+
+    Raises:
+        TrainingError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise TrainingError(f"preset {name!r} does not exist; there are: {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,147 @@
+"""``python -m training evaluate PRESET...``: a trained model on the whole test set, as JSON and as one table."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training import aggregate, checkpoint, randomness
+from training.data import Split, as_pixels, load
+from training.errors import TrainingError
+from training.model import Autoencoder, Posterior
+
+NAME = "metrics.json"
+ACTIVE = 0.01  # a unit is active where its mean varies by more than this over the data (Burda et al. 2016)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run the command: write RUNS/PRESET/metrics.json for each preset, print one table; returns the exit code."""
+    data = load(arguments.data)
+    rows = []
+    for name in arguments.preset:
+        folder: Path = arguments.runs / name
+        model, state = checkpoint.load_model(folder)
+        if state["data"] != data.edition.name:
+            raise TrainingError(f"{folder} was trained on {state['data']}, and the data here is {data.edition.name}")
+        figures = {
+            "preset": name,
+            "data": data.edition.name,
+            "split": "test",
+            "seed": model.config.seed,
+            **evaluate(model, data.test),
+            **_training(state),
+        }
+        (folder / NAME).write_text(json.dumps(figures, indent=2) + "\n")
+        rows.append(figures)
+    print(table(rows))
+    return 0
+
+
+def evaluate(model: Autoencoder, split: Split) -> dict[str, Any]:
+    """All figures of a model on every image of a split; nats are per image.
+
+    The rate and the sum are None for a plain autoencoder, which has no q(z|x).
+    """
+    variational = model.config.variational
+    posterior = aggregate.encode(model, split.images)
+    noise = randomness.noise(model.config.seed, "evaluation", len(split), model.config.latent_size)
+    latents = model.latents(posterior, noise)
+    rate = model.rate(posterior)
+    distortion = _distortion(model, split, latents)
+    variance = posterior.mean.var(0, correction=0)
+    return {
+        "images": len(split),
+        "likelihood": model.config.likelihood,
+        "distortion": distortion,
+        "rate": float(rate.sum(1).mean()) if variational else None,
+        "sum": distortion + float(rate.sum(1).mean()) if variational else None,
+        "mse": _squared_error(model, split, posterior),
+        "active_units": int((variance > ACTIVE).sum()),
+        "rate_per_dimension": rate.mean(0).tolist() if variational else None,
+        "variance_of_means": variance.tolist(),
+        "aggregate_gaussian_kl": aggregate.gaussian_divergence(posterior, variational=variational),
+        "aggregate_mmd": aggregate.maximum_mean_discrepancy(latents),
+    }
+
+
+@torch.no_grad()
+def losses_on(model: Autoencoder, split: Split) -> tuple[float, float]:
+    """Distortion and rate in nats per image, one z per image, on every image of the split."""
+    posterior = aggregate.encode(model, split.images)
+    noise = randomness.noise(model.config.seed, "evaluation", len(split), model.config.latent_size)
+    distortion = _distortion(model, split, model.latents(posterior, noise))
+    return distortion, float(model.rate(posterior).sum(1).mean())
+
+
+@torch.no_grad()
+def _distortion(model: Autoencoder, split: Split, latents: torch.Tensor) -> float:
+    device = next(model.parameters()).device
+    total = 0.0
+    for images, rows in _batches(split, latents):
+        logits = model.decoder(rows.to(device)).float()
+        total += float(model.distortion(logits, as_pixels(images.to(device))).double().sum())
+    return total / len(split)
+
+
+@torch.no_grad()
+def _squared_error(model: Autoencoder, split: Split, posterior: Posterior) -> float:
+    """Mean over images and pixels in [0, 1], decoding the posterior mean: no noise in it."""
+    device = next(model.parameters()).device
+    total = 0.0
+    for images, rows in _batches(split, posterior.mean):
+        means = model.decoder(rows.to(device)).float().sigmoid()
+        total += float((means - as_pixels(images.to(device))).square().double().sum())
+    return total / split.images.numel()
+
+
+def _batches(split: Split, latents: torch.Tensor) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
+    pairs = zip(torch.split(split.images, aggregate.ROWS), torch.split(latents, aggregate.ROWS), strict=True)
+    return list(pairs)
+
+
+def _training(state: dict[str, Any]) -> dict[str, Any]:
+    """What the run itself saw: its last epoch's mean, each image before the update that it took part in."""
+    if not state["history"]:
+        return {}
+    last = state["history"][-1]
+    return {
+        "train_distortion": last["train_distortion"],
+        "train_rate": last["train_rate"] if state["config"]["variational"] else None,
+        "epochs": last["epoch"],
+        "training_seconds": state["seconds"],
+    }
+
+
+COLUMNS = {
+    "preset": "preset",
+    "distortion": "distortion",
+    "rate": "rate",
+    "sum": "sum",
+    "mse": "MSE",
+    "active_units": "active",
+    "aggregate_gaussian_kl": "KL(q(z))",
+    "aggregate_mmd": "MMD2(q(z))",
+    "training_seconds": "trained s",
+}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Lay the main figures of several models out in one table, as Markdown."""
+    cells = [list(COLUMNS.values())]
+    cells += [[_text(name, row.get(name)) for name in COLUMNS] for row in rows]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def _text(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    digits = {"mse": 5, "aggregate_mmd": 5, "aggregate_gaussian_kl": 3, "training_seconds": 0}.get(name, 2)
+    return f"{value:.{digits}f}"

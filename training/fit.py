@@ -1,0 +1,150 @@
+"""``python -m training fit PRESET``: train, from the data's order to the last checkpoint."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Never
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from tqdm import tqdm
+
+from training import checkpoint, randomness
+from training.config import Config, preset
+from training.data import Data, load
+from training.errors import TrainingError
+from training.interruption import Interruption
+from training.record import Record
+from training.trainer import Trainer
+
+INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    folder: Path = arguments.runs / arguments.preset
+    overrides = {
+        name: value
+        for name in ("epochs", "batch_size", "learning_rate", "likelihood", "seed")
+        if (value := getattr(arguments, name)) is not None
+    }
+    if arguments.resume:
+        state = checkpoint.load(folder)
+        config = _resumed(Config.from_dict(state["config"]), overrides, folder)
+    else:
+        state = None
+        config = replace(preset(arguments.preset), **overrides)
+        if (folder / checkpoint.NAME).exists() and not arguments.restart:
+            raise TrainingError(
+                f"{folder / checkpoint.NAME} exists: go on with --resume or begin anew with --restart"
+            )
+    return fit(config, load(arguments.data), folder, state)
+
+
+def fit(config: Config, data: Data, folder: Path, state: dict[str, Any] | None = None) -> int:
+    """Train ``config`` on ``data`` into ``folder``, from ``state`` (a checkpoint) or from the beginning.
+
+    Returns 0 at the end of the last epoch, 130 when a signal asked to stop; a checkpoint is there in both cases.
+
+    Raises:
+        TrainingError: the batch cannot be shared among the processes, or the loss stays non-finite.
+    """
+    fabric = _fabric()
+    if config.batch_size % fabric.world_size:
+        raise TrainingError(
+            f"batch size {config.batch_size} cannot be shared by {fabric.world_size} processes"
+        )
+    steps_per_epoch = len(data.train) // config.batch_size
+    if not steps_per_epoch:
+        raise TrainingError(
+            f"batch size {config.batch_size} is more than the {len(data.train)} training images"
+        )
+
+    trainer = Trainer(config, fabric, steps_per_epoch)
+    record = Record(folder, data, trainer, writes=fabric.is_global_zero)
+    if state is not None:
+        trainer.load_state(state)
+        record.load_state(state)
+    images = data.train.images.to(fabric.device)
+    total = trainer.steps * config.batch_size
+
+    with Interruption() as interruption, record, _bar(fabric, total) as bar:
+        bar.update(trainer.step_count * config.batch_size)
+        while trainer.step_count < trainer.steps:
+            for rows in _batches(config, trainer.step_count, steps_per_epoch, len(images)):
+                share = slice(fabric.global_rank, None, fabric.world_size)
+                noise = randomness.noise(
+                    config.seed, "latent", config.batch_size, config.latent_size, trainer.step_count
+                )
+                losses = trainer.step(images[rows[share].to(images.device)], noise[share].to(images.device))
+                record.add(losses)
+                bar.update(config.batch_size)
+                if _any_process(fabric, interruption.requested):
+                    record.save()
+                    fabric.print(
+                        f"stopped at step {trainer.step_count}; go on with --resume", file=sys.stderr
+                    )
+                    return INTERRUPTED
+            bar.write(record.close_epoch())
+            record.save()
+    return 0
+
+
+def _resumed(config: Config, overrides: dict[str, Any], folder: Path) -> Config:
+    """The checkpoint's own config: a run goes on as it began."""
+    for name, value in overrides.items():
+        if value != getattr(config, name):
+            raise TrainingError(
+                f"{folder / checkpoint.NAME} was begun with {name} {getattr(config, name)}, not {value}: "
+                "leave the option out, or begin anew with --restart"
+            )
+    return config
+
+
+def _fabric() -> Fabric:
+    """This process's place among the others (torchrun tells), and the device: CUDA in bf16 where there is one."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    cuda = torch.cuda.is_available()
+    fabric = Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        devices=local,
+        num_nodes=world // local,
+        strategy="ddp" if world > 1 else "auto",
+        precision="bf16-mixed" if cuda else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def _batches(config: Config, step: int, steps_per_epoch: int, images: int) -> Iterator[Tensor]:
+    """Rows of the batches that are left of the epoch at ``step``; the images that fill no batch wait for the next."""
+    epoch, done = divmod(step, steps_per_epoch)
+    order = randomness.order(config.seed, images, epoch)
+    for batch in range(done, steps_per_epoch):
+        yield order[batch * config.batch_size : (batch + 1) * config.batch_size]
+
+
+def _any_process(fabric: Fabric, requested: bool) -> bool:
+    """Whether a signal has reached any process: all stop after the same step, or none."""
+    if fabric.world_size == 1:
+        return requested
+    requests = fabric.all_reduce(torch.tensor(float(requested), device=fabric.device), reduce_op="sum")
+    assert isinstance(requests, torch.Tensor)
+    return bool(requests > 0)
+
+
+def _bar(fabric: Fabric, total: int) -> "tqdm[Never]":
+    """Images done of all epochs, images/s and the time left; in a log file a line every half minute will do."""
+    return tqdm(
+        total=total,
+        unit=" images",
+        unit_scale=True,
+        dynamic_ncols=True,
+        mininterval=0.2 if sys.stderr.isatty() else 30,
+        disable=not fabric.is_global_zero,
+    )

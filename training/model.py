@@ -1,0 +1,151 @@
+"""The encoder, the decoder, and both together. Images are float [n, c, h, w] here, in [0, 1]."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from training import loss
+from training.config import Config
+
+GRID = 4  # the encoder ends, and the decoder starts, with a map of this height and width
+
+
+class Posterior(NamedTuple):
+    """q(z|x) = N(mean, diag(exp(log_variance))), each float [n, d]."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+
+class Encoder(nn.Module):
+    """Pixels [n, c, 32, 32] to q(z|x): convolutions of stride 2 down to 4x4, then dense layers.
+
+    A plain autoencoder has no variance; its encoder gives zeros there, which stand for nothing and are never used.
+    """
+
+    def __init__(self, config: Config, image_channels: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = image_channels
+        for width in config.encoder_channels:
+            layers += [nn.Conv2d(channels, width, kernel_size=3, stride=2, padding=1), nn.ReLU()]
+            channels = width
+        layers.append(nn.Flatten())
+        features = channels * GRID * GRID
+        if config.encoder_hidden:
+            layers += [nn.Linear(features, config.encoder_hidden), nn.ReLU()]
+            features = config.encoder_hidden
+        self.features = nn.Sequential(*layers)
+        self.mean = nn.Linear(features, config.latent_size)
+        self.log_variance = nn.Linear(features, config.latent_size) if config.variational else None
+
+    def forward(self, pixels: Tensor) -> Posterior:
+        """[n, c, 32, 32] -> mean and log-variance, each [n, d]."""
+        features = self.features(pixels)
+        mean = self.mean(features)
+        if self.log_variance is None:
+            return Posterior(mean, torch.zeros_like(mean))
+        return Posterior(mean, self.log_variance(features))
+
+
+class Decoder(nn.Module):
+    """Latents [n, d] to logits [n, c, 32, 32]; their sigmoid is the mean of p(x|z) under either likelihood.
+
+    Upsampling is a transposed convolution k3 s2: in ONNX Runtime it is faster than k4 s2 or a pixel shuffle of the
+    same width (``python -m training.upsampling`` measures it). The layer that makes the image doubles the size where
+    that is still to be done, and is a plain convolution where it is not.
+    """
+
+    def __init__(self, config: Config, image_size: int, image_channels: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        features = config.latent_size
+        for width in config.decoder_hidden:
+            layers += [nn.Linear(features, width), nn.ReLU()]
+            features = width
+        channels, *widths = config.decoder_channels
+        layers += [
+            nn.Linear(features, channels * GRID * GRID),
+            nn.ReLU(),
+            nn.Unflatten(1, (channels, GRID, GRID)),
+        ]
+        for width in widths:
+            layers += [upsampling(channels, width), nn.ReLU()]
+            channels = width
+        if GRID * 2 ** len(widths) < image_size:
+            layers.append(upsampling(channels, image_channels))
+        else:
+            layers.append(nn.Conv2d(channels, image_channels, kernel_size=3, padding=1))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """[n, d] -> logits [n, c, 32, 32]."""
+        logits: Tensor = self.layers(latents)
+        return logits
+
+
+def upsampling(channels: int, width: int) -> nn.ConvTranspose2d:
+    """Twice the height and width: [n, channels, h, w] -> [n, width, 2h, 2w]."""
+    return nn.ConvTranspose2d(channels, width, kernel_size=3, stride=2, padding=1, output_padding=1)
+
+
+class Losses(NamedTuple):
+    """Means over the batch, in nats; ``total`` is what the optimiser sees."""
+
+    total: Tensor
+    distortion: Tensor
+    rate: Tensor
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder with the loss between them; ``variational=False`` makes it a plain autoencoder."""
+
+    sigma_log_variance: Tensor
+
+    def __init__(self, config: Config, image_size: int = 32, image_channels: int = 1) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config, image_channels)
+        self.decoder = Decoder(config, image_size, image_channels)
+        # The Gaussian likelihood's log sigma^2, a running mean over training batches; frozen in evaluation.
+        self.register_buffer("sigma_log_variance", torch.zeros(()))
+        self.apply(initialise)
+
+    def latents(self, posterior: Posterior, noise: Tensor) -> Tensor:
+        """One z ~ q(z|x) per row, or the code itself in a plain autoencoder: [n, d]."""
+        return loss.sample(*posterior, noise) if self.config.variational else posterior.mean
+
+    def distortion(self, logits: Tensor, pixels: Tensor) -> Tensor:
+        """-log p(x|z) per row under the configured likelihood, in nats: two [n, c, h, w] -> [n]."""
+        if self.config.likelihood == "bernoulli":
+            return loss.bernoulli_distortion(logits, pixels)
+        means = logits.sigmoid()
+        if not self.training:
+            return loss.gaussian_distortion(means, pixels, self.sigma_log_variance)
+        log_variance = (means - pixels).square().mean().log()
+        with torch.no_grad():
+            self.sigma_log_variance.lerp_(log_variance, 0.01)
+        return loss.gaussian_distortion(means, pixels, log_variance)
+
+    def rate(self, posterior: Posterior) -> Tensor:
+        """KL per row and dimension, in nats: [n, d]; zeros in a plain autoencoder, which has no such term."""
+        if not self.config.variational:
+            return torch.zeros_like(posterior.mean)
+        return loss.rate_per_dimension(*posterior)
+
+    def forward(self, pixels: Tensor, noise: Tensor, beta: float) -> Losses:
+        """The loss of pixels [n, c, h, w] in [0, 1] with noise [n, d] from N(0, I)."""
+        posterior = Posterior(*(part.float() for part in self.encoder(pixels)))
+        logits = self.decoder(self.latents(posterior, noise)).float()
+        distortion = self.distortion(logits, pixels).mean()
+        rate = self.rate(posterior).sum(1).mean()
+        return Losses(distortion + beta * rate, distortion, rate)
+
+
+def initialise(layer: nn.Module) -> None:
+    """Glorot's uniform weights and zero biases, as Keras does it (and so the book's recipe)."""
+    if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.xavier_uniform_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -1,0 +1,116 @@
+"""One optimiser step, and the state that a run carries from step to step."""
+
+import copy
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from training import schedule
+from training.config import Config
+from training.data import as_pixels
+from training.errors import TrainingError
+from training.model import Autoencoder, Losses
+
+PATIENCE = 10  # so many losses in a row that are not finite, and the run stops
+
+
+class Trainer:
+    """Model, averaged model, optimiser and counters.
+
+    ``average`` is the exponential moving average of the weights: what is evaluated and exported.
+    """
+
+    def __init__(self, config: Config, fabric: Fabric, steps_per_epoch: int) -> None:
+        self.config = config
+        self.fabric = fabric
+        self.steps_per_epoch = steps_per_epoch
+        self.steps = config.epochs * steps_per_epoch
+        self.step_count = 0
+        self.skipped = 0
+        self._skipped_in_a_row = 0
+        torch.manual_seed(config.seed)
+        self.raw_model = Autoencoder(config)
+        self.average = copy.deepcopy(self.raw_model).requires_grad_(False).to(fabric.device).eval()
+        # 1e-7 is the epsilon of Keras, and so of the book's recipe.
+        optimizer = torch.optim.Adam(self.raw_model.parameters(), lr=config.learning_rate, eps=1e-7)
+        self.model, self.optimizer = fabric.setup(self.raw_model, optimizer)
+
+    @property
+    def learning_rate(self) -> float:
+        """What the next step uses."""
+        return schedule.learning_rate(self.config, self.step_count, self.steps)
+
+    @property
+    def beta(self) -> float:
+        """What the next step uses."""
+        return schedule.beta(self.config, self.step_count, self.steps_per_epoch)
+
+    def step(self, images: Tensor, noise: Tensor) -> Losses | None:
+        """Learn from this process's share of a batch: uint8 [n, h, w, c] and N(0, I) noise [n, d].
+
+        Returns the losses averaged over all processes, or None where they (or their gradient) are not finite: then
+        the weights stay as they were and the step is counted in ``skipped``.
+
+        Raises:
+            TrainingError: that has happened ``PATIENCE`` times in a row.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        losses: Losses = self.model(as_pixels(images), noise, self.beta)
+        self.fabric.backward(losses.total)
+        limit = self.config.gradient_clip or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self.raw_model.parameters(), limit)
+        # One message per step: every process sees the same averages, and so takes the same branch below.
+        averages = self.fabric.all_reduce(torch.stack([*losses, norm]).detach(), reduce_op="mean")
+        assert isinstance(averages, Tensor)
+        finite = bool(averages.isfinite().all())
+        if finite:
+            self.optimizer.step()
+            self._update_average()
+        self.optimizer.zero_grad()
+        self.step_count += 1
+        self._count(finite)
+        return Losses(*averages[:3]) if finite else None
+
+    def state(self) -> dict[str, Any]:
+        """All that ``load_state`` needs to go on to the same numbers."""
+        return {
+            "config": self.config.as_dict(),
+            "step": self.step_count,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "model": self.raw_model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Undo ``state``."""
+        self.step_count = state["step"]
+        self.skipped = state["skipped"]
+        self._skipped_in_a_row = state["skipped_in_a_row"]
+        self.raw_model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        weight = 1 - schedule.average_decay(self.config, self.step_count)
+        for average, current in zip(
+            self.average.state_dict().values(), self.raw_model.state_dict().values(), strict=True
+        ):
+            average.lerp_(current, weight)
+
+    def _count(self, finite: bool) -> None:
+        if finite:
+            self._skipped_in_a_row = 0
+            return
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= PATIENCE:
+            raise TrainingError(
+                f"the loss was not finite in {PATIENCE} steps in a row, up to step {self.step_count} of {self.steps}: "
+                "lower --learning-rate"
+            )
