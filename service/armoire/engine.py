@@ -37,11 +37,10 @@ GOLDEN_TOLERANCE = 1e-3
 GOLDEN_EQUAL_PIXELS = 0.999
 
 
-def usable_cores() -> int:
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Tell how many cores this process may really use: affinity and cgroup quota, not the host's count."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_quota(Path("/sys/fs/cgroup"))
-    return max(1, min(cores, math.ceil(quota)))
+    return max(1, math.ceil(min(cores, _cgroup_quota(cgroup))))
 
 
 def _cgroup_quota(root: Path) -> float:

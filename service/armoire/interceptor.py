@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -17,14 +17,14 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from armoire.batching import Call
-from armoire.errors import ArmoireError, Internal, InvalidArgument, Overloaded, Unavailable
+from armoire.errors import ArmoireError, Internal, InvalidArgument, Overloaded
 from armoire.metrics import Metrics
 from armoire.servicer import SERVICE
 from armoire.tokens import Tokens
 
 logger = logging.getLogger("armoire.calls")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for the type checker only
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the methods of LatentService; health and reflection pass as they are."""
 
     def __init__(self, metrics: Metrics, tokens: Tokens | None) -> None:
-        self.draining = False
         self._metrics = metrics
         self._tokens = tokens
         self._wrapped: dict[str, Handler] = {}
@@ -110,8 +109,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _admit(self, method: str, request: Any, metadata: dict[str, Any]) -> str:
         """Refuse what should cost nothing; give the caller's name."""
-        if self.draining:
-            raise Unavailable("the server is shutting down; call another replica")
         caller = (
             "" if self._tokens is None else self._tokens.check(str(metadata.get("authorization", "")), method)
         )

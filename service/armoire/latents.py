@@ -81,9 +81,8 @@ def interpolate_spherical(start: Floats, end: Floats, steps: int) -> Floats:
 
 def difference_of_means(positives: Floats, negatives: Floats) -> Floats:
     """Give the direction from the mean of negatives to the mean of positives: [p, d], [m, d] -> [d]."""
-    return (positives.mean(axis=0, dtype=np.float64) - negatives.mean(axis=0, dtype=np.float64)).astype(
-        np.float32
-    )
+    gap: Doubles = positives.mean(axis=0, dtype=np.float64) - negatives.mean(axis=0, dtype=np.float64)
+    return gap.astype(np.float32)
 
 
 def unit(direction: Floats) -> Floats:
@@ -95,7 +94,7 @@ def unit(direction: Floats) -> Floats:
     length = float(np.linalg.norm(direction.astype(np.float64)))
     if length == 0:
         raise ValueError("a direction of length 0 has no unit vector")
-    return np.asarray(direction / length, np.float32)
+    return np.divide(direction, np.float32(length))
 
 
 def shift(points: Floats, strengths: list[float], directions: list[Floats]) -> Floats:

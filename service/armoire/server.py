@@ -83,9 +83,8 @@ class Server:
         )
 
     async def stop(self) -> None:
-        """Drain: health first, then new calls are refused, then those in flight are answered."""
+        """Drain: health first, then gRPC refuses new calls as UNAVAILABLE and answers those in flight."""
         await self._health.enter_graceful_shutdown()
-        self._interceptor.draining = True
         await self._grpc.stop(self._settings.grace)
         for autoencoder in self._servicer.catalogue or ():
             autoencoder.close()

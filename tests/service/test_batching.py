@@ -1,0 +1,241 @@
+"""The queue: rows in, rows out, whoever else is in it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from armoire.batching import Batcher, Call, Cost
+from armoire.errors import DeadlineExceeded, Internal, Overloaded
+from armoire.metrics import GraphMetrics, Metrics
+
+FREE = Cost(0.0, 0.0, 8)
+
+
+class Engine:
+    """Doubles rows, keeps the batch sizes, and runs only while its gate is open."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def run(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        assert self.gate.wait(30)
+        self.sizes.append(len(rows))
+        return rows * 2, rows.sum(axis=1)
+
+
+def graph_metrics() -> GraphMetrics:
+    return Metrics().graph("model", "graph")
+
+
+def batcher(engine: Engine, cost: Cost = FREE, max_queue_rows: int = 1000) -> Batcher:
+    return Batcher(engine.run, cost, max_queue_rows=max_queue_rows, metrics=graph_metrics())
+
+
+def rows(count: int, start: float = 0) -> np.ndarray:
+    return (np.arange(count * 3, dtype=np.float32) + start).reshape(count, 3)
+
+
+async def settle(turns: int = 20) -> None:
+    """Let every task that can go on do so."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.integers(1, 16))
+def test_every_caller_gets_its_own_rows_in_order(sizes: list[int], max_batch: int) -> None:
+    """Whatever the sizes of calls and batches, each call's answer is that of its own rows."""
+
+    async def scenario() -> None:
+        engine = Engine()
+        queue = batcher(engine, Cost(0, 0, max_batch))
+        calls = [rows(size, start=1000 * index) for index, size in enumerate(sizes)]
+        answers = await asyncio.gather(*(queue.submit(call, Call()) for call in calls))
+        for call, (doubled, sums) in zip(calls, answers, strict=True):
+            np.testing.assert_array_equal(doubled, call * 2)
+            np.testing.assert_array_equal(sums, call.sum(axis=1))
+        assert max(engine.sizes) <= max_batch
+        assert sum(engine.sizes) == sum(sizes)
+        queue.close()
+
+    asyncio.run(scenario())
+
+
+async def test_calls_that_arrive_together_run_together() -> None:
+    """Calls of one turn of the loop share the first batch."""
+    engine = Engine()
+    queue = batcher(engine)
+    await asyncio.gather(*(queue.submit(rows(1), Call()) for _ in range(8)))
+    assert engine.sizes == [8]
+
+
+async def test_what_waits_while_the_engine_runs_is_the_next_batch() -> None:
+    """Rows that come during a run are one batch when it ends."""
+    engine = Engine()
+    engine.gate.clear()
+    queue = batcher(engine)
+    first = asyncio.create_task(queue.submit(rows(1), Call()))
+    await settle()
+    later = [asyncio.create_task(queue.submit(rows(1), Call())) for _ in range(5)]
+    await settle()
+    engine.gate.set()
+    await asyncio.gather(first, *later)
+    assert engine.sizes == [1, 5]
+
+
+async def test_a_large_call_lets_small_ones_through() -> None:
+    """A call of many batches goes to the end of the queue after each, so a small one waits for one batch."""
+    engine = Engine()
+    engine.gate.clear()
+    queue = batcher(engine)
+    finished: list[str] = []
+
+    async def submit(name: str, count: int) -> None:
+        await queue.submit(rows(count), Call())
+        finished.append(name)
+
+    large = asyncio.create_task(submit("large", 80))
+    await settle()
+    small = asyncio.create_task(submit("small", 1))
+    await settle()
+    engine.gate.set()
+    await asyncio.gather(large, small)
+    assert finished == ["small", "large"]
+    assert len(engine.sizes) == 11
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_cancelled_callers_change_nothing_for_the_others(seed: int) -> None:
+    """Some callers leave at random points: the rest get what they would have had, and the queue empties."""
+    chance = random.Random(seed)
+    engine = Engine()
+    metrics = Metrics()
+    queue = Batcher(engine.run, FREE, max_queue_rows=100_000, metrics=metrics.graph("m", "g"))
+    calls = [rows(chance.randint(1, 20), start=1000 * index) for index in range(200)]
+    tasks = [asyncio.create_task(queue.submit(call, Call())) for call in calls]
+    doomed = set(chance.sample(range(200), 80))
+    for index in sorted(doomed):
+        await settle(chance.randint(0, 3))
+        tasks[index].cancel()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    for index, (call, answer) in enumerate(zip(calls, answers, strict=True)):
+        if isinstance(answer, asyncio.CancelledError):
+            assert index in doomed
+        else:
+            np.testing.assert_array_equal(answer[0], call * 2)
+    assert metrics.registry.get_sample_value("armoire_pending_rows", {"model": "m", "graph": "g"}) == 0
+    await settle()
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_caller_that_has_gone_costs_nothing() -> None:
+    """The rows of a cancelled call never reach the engine."""
+    engine = Engine()
+    engine.gate.clear()
+    queue = batcher(engine)
+    first = asyncio.create_task(queue.submit(rows(1), Call()))
+    await settle()
+    gone, stays = (asyncio.create_task(queue.submit(rows(n), Call())) for n in (5, 2))
+    await settle()
+    gone.cancel()
+    engine.gate.set()
+    await asyncio.gather(first, stays)
+    assert engine.sizes == [1, 2]
+
+
+async def test_a_failed_batch_is_told_to_its_callers_only() -> None:
+    """When the graph raises, the callers of that batch get INTERNAL and the next batch runs."""
+
+    def run(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        if rows[0, 0] < 0:
+            raise RuntimeError("device lost")
+        return (rows,)
+
+    queue = Batcher(run, FREE, max_queue_rows=100, metrics=graph_metrics())
+    with pytest.raises(Internal):
+        await queue.submit(-rows(1, start=1), Call())
+    (answer,) = await queue.submit(rows(2), Call())
+    np.testing.assert_array_equal(answer, rows(2))
+
+
+async def test_a_full_queue_refuses_with_a_time_to_retry() -> None:
+    """Rows over max_queue_rows are refused at once, with the measured time that the queue takes."""
+    engine = Engine()
+    engine.gate.clear()
+    queue = batcher(engine, Cost(1.0, 0.5, 8), max_queue_rows=10)
+    waiting = asyncio.create_task(queue.submit(rows(9), Call()))
+    await settle()
+    with pytest.raises(Overloaded, match="max_queue_rows = 10") as refused:
+        await queue.submit(rows(2), Call())
+    assert refused.value.retry_after == pytest.approx(2 * 1.0 + 9 * 0.5)
+    engine.gate.set()
+    await waiting
+    await queue.submit(rows(2), Call())
+
+
+async def test_a_deadline_that_an_idle_server_could_not_meet_is_refused_at_once() -> None:
+    """Less time than the measured cost of the rows is DEADLINE_EXCEEDED before anything runs."""
+    engine = Engine()
+    queue = batcher(engine, Cost(1.0, 0.0, 8))
+    with pytest.raises(DeadlineExceeded, match="idle server"):
+        await queue.submit(rows(1), Call(deadline=time.monotonic() + 0.5))
+    assert engine.sizes == []
+
+
+async def test_a_deadline_out_of_reach_because_of_the_queue_is_overload() -> None:
+    """Enough time for the rows but not for those before them is RESOURCE_EXHAUSTED."""
+    engine = Engine()
+    engine.gate.clear()
+    queue = batcher(engine, Cost(1.0, 0.0, 8))
+    waiting = asyncio.create_task(queue.submit(rows(16), Call()))
+    await settle()
+    with pytest.raises(Overloaded, match="the queue takes"):
+        await queue.submit(rows(1), Call(deadline=time.monotonic() + 2.5))
+    engine.gate.set()
+    await waiting
+
+
+async def test_a_deadline_that_passes_in_the_queue_is_never_run() -> None:
+    """Rows whose deadline is over when their turn comes are answered, counted and not run."""
+    engine, metrics = Engine(), Metrics()
+    engine.gate.clear()
+    queue = Batcher(engine.run, FREE, max_queue_rows=100, metrics=metrics.graph("m", "g"))
+    first = asyncio.create_task(queue.submit(rows(1), Call()))
+    await settle()
+    deadline = time.monotonic() + 0.05
+    late = asyncio.create_task(queue.submit(rows(3), Call(deadline=deadline)))
+    await settle()
+    await asyncio.to_thread(lambda: [None for _ in iter(lambda: time.monotonic() < deadline, False)])
+    engine.gate.set()
+    with pytest.raises(DeadlineExceeded, match="passed in the queue"):
+        await late
+    await first
+    assert engine.sizes == [1]
+    assert metrics.registry.get_sample_value("armoire_deadline_missed_total") == 1
+
+
+async def test_a_call_knows_what_it_cost() -> None:
+    """Queue and run seconds are added up on the call, and every batch is counted."""
+    engine, metrics = Engine(), Metrics()
+    queue = Batcher(
+        engine.run, FREE, max_queue_rows=100, metrics=metrics.graph("m", "g"), padding=lambda n: 8 - n
+    )
+    call = Call()
+    await queue.submit(rows(20), call)
+    labels = {"model": "m", "graph": "g"}
+    value = metrics.registry.get_sample_value
+    assert call.queue_seconds > 0
+    assert call.run_seconds == pytest.approx(value("armoire_inference_duration_seconds_sum", labels))
+    assert value("armoire_batch_rows_count", labels) == 3
+    assert value("armoire_rows_total", labels) == 20
+    assert value("armoire_padding_rows_total") == 4
