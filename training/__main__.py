@@ -50,13 +50,17 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--seed", type=int, help="of weights, data order and noise")
 
     evaluate = commands.add_parser(
-        "evaluate", help="measure trained presets", description="Measure on the whole test set; write metrics.json."
+        "evaluate",
+        help="measure trained presets",
+        description="Measure on the whole test set; write metrics.json.",
     )
     evaluate.add_argument("preset", metavar="PRESET", nargs="+", help="as given to fit")
     _add_places(evaluate)
 
     export = commands.add_parser(
-        "export", help="write a bundle", description="Write the bundle that the service loads, checked against PyTorch."
+        "export",
+        help="write a bundle",
+        description="Write the bundle that the service loads, checked against PyTorch.",
     )
     export.add_argument("preset", metavar="PRESET", help="as given to fit")
     _add_places(export)
@@ -64,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, help="folder (default: service/armoire/models/NAME/VERSION)")
 
     report = commands.add_parser(
-        "report", help="draw trained presets", description="Draw one self-contained HTML page, and its PNGs beside it."
+        "report",
+        help="draw trained presets",
+        description="Draw one self-contained HTML page, and its PNGs beside it.",
     )
     report.add_argument("preset", metavar="PRESET", nargs="+", help="as given to fit")
     _add_places(report)

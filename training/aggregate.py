@@ -42,7 +42,9 @@ def maximum_mean_discrepancy(latents: Tensor) -> float:
     """
     z = latents.double()
     rows, d = z.shape
-    within = sum(float(torch.exp(-torch.cdist(part, z).square() / (2 * d)).sum()) for part in torch.split(z, 1000))
+    within = sum(
+        float(torch.exp(-torch.cdist(part, z).square() / (2 * d)).sum()) for part in torch.split(z, 1000)
+    )
     within = (within - rows) / (rows * (rows - 1))
     between = (d / (d + 1)) ** (d / 2) * torch.exp(-z.square().sum(1) / (2 * (d + 1))).mean()
     prior = math.exp(d / 2 * math.log(d / (d + 2)))

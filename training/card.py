@@ -8,12 +8,14 @@ def text(manifest: dict[str, Any]) -> str:
     metrics, training, image = manifest["metrics"], manifest["training"], manifest["image"]
     size = f"{image['height']}x{image['width']}x{image['channels']}"
     loss = "binary cross-entropy + KL" if manifest["likelihood"] == "bernoulli" else "Gaussian negative ELBO"
+    parity = max(metrics["parity_encoder"], metrics["parity_decoder"])
     best = max(manifest["attributes"], key=lambda attribute: float(attribute["auc"]))
     return f"""\
 # {manifest["name"]}, version {manifest["version"]}
 
-A variational autoencoder of {training["data"]}: {size} images, {manifest["latent_size"]} latent dimensions. The encoder
-gives q(z|x), a Gaussian with a mean and a log-variance per dimension; the decoder gives the mean image of p(x|z).
+A variational autoencoder of {training["data"]}: {size} images, {manifest["latent_size"]} latent dimensions. The
+encoder gives q(z|x), a Gaussian with a mean and a log-variance per dimension; the decoder gives the mean image of
+p(x|z).
 
 ## How good it is
 
@@ -30,7 +32,8 @@ On all {metrics["images"]:,} test images, in nats per image, one z per image:
 | KL of the aggregate posterior's moments from N(0, I) | {metrics["aggregate_gaussian_kl"]:.3f} |
 | squared MMD of the aggregate posterior from N(0, I) | {metrics["aggregate_mmd"]:.5f} |
 
-{_caution(manifest["likelihood"])} The default prior is `{manifest["default_prior"]}`: of the two it is the one under
+{_caution(manifest["likelihood"])}
+The default prior is `{manifest["default_prior"]}`: of the two it is the one under
 which the rate, and so the sum, is lower on the test images.
 
 ## Attributes
@@ -49,28 +52,31 @@ two. The AUC tells how well the projection on it separates the class on test ima
 commit `{training["commit"]}`. `manifest.json` holds the whole configuration and the versions of the libraries.
 
 The graphs agree with PyTorch on real images and on latents out to +-6 in batches of 1, 2, 3, 7 and 64: means and
-log-variances to {max(metrics["parity_encoder"], metrics["parity_decoder"]):.1e}, {metrics["parity_unequal_pixels"]:.4%} of uint8 pixels unequal (by 1).
+log-variances to {parity:.1e}, {metrics["parity_unequal_pixels"]:.4%} of uint8 pixels unequal (by 1).
 
 ## Use and limits
 
 For demonstrations, teaching and tests. It knows small grey pictures of single items, centred on black, and turns
 whatever else it is shown into one of them. Its pictures are smooth: the mean of p(x|z) averages over fine texture.
 
-Data: {_source(training["data"])} This model: {manifest["licence"]} licence.
+Data: {_source(training["data"])}
+This model: {manifest["licence"]} licence.
 """
 
 
 def _caution(likelihood: str) -> str:
     if likelihood == "bernoulli":
-        return "Binary cross-entropy on grey levels bounds no log-likelihood: compare it on the same data and loss only."
+        return "Binary cross-entropy on grey levels bounds no log-likelihood: compare it on the same data only."
     return "The Gaussian's sigma is the one that training left, the same for every pixel."
 
 
 def _attributes(attributes: list[dict[str, Any]]) -> str:
-    return "\n".join(f"| {entry['name']} | {entry['norm']:.2f} | {entry['auc']:.3f} |" for entry in attributes)
+    return "\n".join(
+        f"| {entry['name']} | {entry['norm']:.2f} | {entry['auc']:.3f} |" for entry in attributes
+    )
 
 
 def _source(data: str) -> str:
     if data.startswith("Fashion-MNIST"):
-        return "Fashion-MNIST, Copyright 2017 Zalando SE, MIT licence (https://github.com/zalandoresearch/fashion-mnist)."
-    return "MNIST, Yann LeCun and Corinna Cortes, CC BY-SA 3.0 licence (http://yann.lecun.com/exdb/mnist/)."
+        return "Fashion-MNIST, copyright 2017 Zalando SE, MIT (github.com/zalandoresearch/fashion-mnist)."
+    return "MNIST, Yann LeCun and Corinna Cortes, CC BY-SA 3.0 (yann.lecun.com/exdb/mnist)."

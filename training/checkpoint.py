@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from training.config import Config
+from training.data import Data
 from training.errors import TrainingError
 from training.model import Autoencoder
 
@@ -43,12 +44,25 @@ def load(folder: Path) -> dict[str, Any]:
     return state
 
 
-def load_model(folder: Path) -> tuple[Autoencoder, dict[str, Any]]:
-    """The trained model of a run (averaged weights, evaluation mode) and its whole checkpoint."""
+def load_model(folder: Path, data: Data) -> tuple[Autoencoder, dict[str, Any]]:
+    """Load the trained model of a run (averaged weights, evaluation mode) and its whole checkpoint.
+
+    Raises:
+        TrainingError: as ``load``, or the run was trained on other data than ``data``.
+    """
     state = load(folder)
+    require_data(state, data, folder)
     model = Autoencoder(Config.from_dict(state["config"]))
     model.load_state_dict(state["average"])
     return model.eval(), state
+
+
+def require_data(state: dict[str, Any], data: Data, folder: Path) -> None:
+    """Refuse data that a run was not trained on: figures of the two would not compare."""
+    if state["data"] != data.edition.name:
+        raise TrainingError(
+            f"{folder} was trained on {state['data']}, and the data here is {data.edition.name}"
+        )
 
 
 def provenance() -> dict[str, Any]:

@@ -80,6 +80,18 @@ EDITIONS = (
             TEST_LABELS: "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
         },
     ),
+    Edition(  # tests/data, cut by make_slice.py there
+        "Fashion-MNIST (a slice of 2,000)",
+        "fashion-mnist",
+        "MIT",
+        FASHION_CLASSES,
+        {
+            TRAIN_IMAGES: "1fd0769cad235f8cfb0c3ed6f7e52fd005c4c50088f9dc43d52051ca70ecc672",
+            TRAIN_LABELS: "3317de950899d958f766f29ecbead3f0364f40cd4fd0659d2ae0244c4fa5d0a2",
+            TEST_IMAGES: "8fdf02ada67d92f4db5ba3c2f6c5b1cc6186ba6e0efd4914661e4389e103b81e",
+            TEST_LABELS: "9c71808b3a0ebfc091442c0009a7aa35be2d9622bf6aaf6891ce9a0088e96c07",
+        },
+    ),
 )
 
 

@@ -10,7 +10,6 @@ import torch
 
 from training import aggregate, checkpoint, randomness
 from training.data import Split, as_pixels, load
-from training.errors import TrainingError
 from training.model import Autoencoder, Posterior
 
 NAME = "metrics.json"
@@ -23,9 +22,7 @@ def main(arguments: argparse.Namespace) -> int:
     rows = []
     for name in arguments.preset:
         folder: Path = arguments.runs / name
-        model, state = checkpoint.load_model(folder)
-        if state["data"] != data.edition.name:
-            raise TrainingError(f"{folder} was trained on {state['data']}, and the data here is {data.edition.name}")
+        model, state = checkpoint.load_model(folder, data)
         figures = {
             "preset": name,
             "data": data.edition.name,
@@ -123,19 +120,26 @@ COLUMNS = {
     "mse": "MSE",
     "active_units": "active",
     "aggregate_gaussian_kl": "KL(q(z))",
-    "aggregate_mmd": "MMD2(q(z))",
+    "aggregate_mmd": "MMD²(q(z))",
     "training_seconds": "trained s",
 }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Lay the main figures of several models out in one table, as Markdown."""
-    cells = [list(COLUMNS.values())]
-    cells += [[_text(name, row.get(name)) for name in COLUMNS] for row in rows]
+    cells = table_cells(rows)
     widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in cells
+    ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def table_cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Return the header and a line per model, as text."""
+    return [list(COLUMNS.values()), *([_text(name, row.get(name)) for name in COLUMNS] for row in rows)]
 
 
 def _text(name: str, value: Any) -> str:

@@ -24,12 +24,12 @@ LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "scikit-learn", "nump
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    model, state = checkpoint.load_model(arguments.runs / arguments.preset)
-    if not model.config.variational:
-        raise TrainingError(f"{arguments.preset} is a plain autoencoder: it has no prior to sample from, so none is exported")
     data = load(arguments.data)
-    if state["data"] != data.edition.name:
-        raise TrainingError(f"{arguments.preset} was trained on {state['data']}, and the data here is {data.edition.name}")
+    model, state = checkpoint.load_model(arguments.runs / arguments.preset, data)
+    if not model.config.variational:
+        raise TrainingError(
+            f"{arguments.preset} is a plain autoencoder: without a prior there is nothing to serve"
+        )
     name = arguments.preset.replace("fashion", data.edition.slug)
     folder: Path = arguments.out or MODELS / name / str(arguments.version)
     # All of it or nothing: a bundle that fails a check never takes the place of one that passed.
@@ -43,7 +43,9 @@ def main(arguments: argparse.Namespace) -> int:
         raise
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
-    print(f"{folder}: {name} version {manifest['version']}, checked at batches {', '.join(map(str, graphs.BATCHES))}")
+    print(
+        f"{folder}: {name} version {manifest['version']}, checked at batches {', '.join(map(str, graphs.BATCHES))}"
+    )
     return 0
 
 
@@ -59,7 +61,9 @@ def write(
     parity = graphs.check(model, data.test.images, folder)
     attributes, metrics = _write_latent_space(model, data, folder)
     _write_golden(model, data, folder)
-    figures = {key: value for key, value in evaluate(model, data.test).items() if isinstance(value, int | float)}
+    figures = {
+        key: value for key, value in evaluate(model, data.test).items() if isinstance(value, int | float)
+    }
     metrics = {**figures, **metrics, **{f"parity_{key}": value for key, value in parity.items()}}
     manifest = {
         "format": FORMAT,

@@ -67,6 +67,7 @@ def fit(config: Config, data: Data, folder: Path, state: dict[str, Any] | None =
     trainer = Trainer(config, fabric, steps_per_epoch)
     record = Record(folder, data, trainer, writes=fabric.is_global_zero)
     if state is not None:
+        checkpoint.require_data(state, data, folder)
         trainer.load_state(state)
         record.load_state(state)
     images = data.train.images.to(fabric.device)

@@ -118,7 +118,9 @@ def check(model: Autoencoder, images: Tensor, folder: Path) -> dict[str, float]:
     for batch in BATCHES:
         for start in range(0, max(BATCHES) - batch + 1, batch):
             rows = slice(start, start + batch)
-            got_mean, got_log_variance = encoder.run(["mean", "log_variance"], {"pixels": images[rows].numpy()})
+            got_mean, got_log_variance = encoder.run(
+                ["mean", "log_variance"], {"pixels": images[rows].numpy()}
+            )
             got_pixels, got_means = decoder.run(["pixels", "means"], {"latents": latents[rows].numpy()})
             worst["encoder"] = max(
                 worst["encoder"], _gap(got_mean, mean[rows]), _gap(got_log_variance, log_variance[rows])
@@ -130,7 +132,9 @@ def check(model: Autoencoder, images: Tensor, folder: Path) -> dict[str, float]:
             worst["unequal_pixels"] += float((off > 0).mean()) * batch / (len(BATCHES) * max(BATCHES))
     for name in ("encoder", "decoder"):
         if not worst[name] <= TOLERANCE:
-            raise TrainingError(f"{name}.onnx is off by {worst[name]:.2g} from PyTorch; {TOLERANCE:.0e} is allowed")
+            raise TrainingError(
+                f"{name}.onnx is off by {worst[name]:.2g} from PyTorch; {TOLERANCE:.0e} is allowed"
+            )
     if worst["unequal_pixels"] > 1 - EQUAL_PIXELS:
         raise TrainingError(f"{DECODER} has {worst['unequal_pixels']:.2%} of its pixels unequal to PyTorch's")
     return worst

@@ -69,6 +69,14 @@ class Mixture:
         densities: Floats = np.logaddexp.reduce(parts) - constant
         return densities
 
+    def sample(self, count: int, seed: int) -> Floats:
+        """Draw rows [count, d]."""
+        generator = np.random.default_rng(seed)
+        choices = generator.choice(len(self.weights), size=count, p=self.weights)
+        noise = generator.standard_normal((count, self.means.shape[1]))
+        drawn: Floats = self.means[choices] + np.einsum("nij,nj->ni", self.choleskys[choices], noise)
+        return drawn
+
 
 def fit_mixture(posterior: Posterior, components: int, seed: int) -> Mixture:
     """Fit a full-covariance mixture to the aggregate posterior of a training split.
@@ -94,5 +102,7 @@ def rate_under(mixture: Mixture, posterior: Posterior, latents: Floats) -> float
     """
     mean = posterior.mean.double().numpy()
     log_variance = posterior.log_variance.double().numpy()
-    log_q = -0.5 * ((latents - mean) ** 2 / np.exp(log_variance) + log_variance + math.log(2 * math.pi)).sum(1)
+    log_q = -0.5 * ((latents - mean) ** 2 / np.exp(log_variance) + log_variance + math.log(2 * math.pi)).sum(
+        1
+    )
     return float((log_q - mixture.log_density(latents)).mean())

@@ -1,0 +1,131 @@
+"""``python -m training report PRESET...``: one self-contained HTML page about trained models, its PNGs beside it."""
+
+import argparse
+import base64
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from training import aggregate, checkpoint, latent_space, pictures, plots, randomness
+from training.data import Data, load
+from training.evaluate import evaluate, table_cells
+from training.model import Autoencoder, Posterior
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+PAGE = "index.html"
+SIDE = 24  # images along one side of the decoded wall
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    data = load(arguments.data)
+    out: Path = arguments.out or arguments.runs / "report"
+    out.mkdir(parents=True, exist_ok=True)
+    chapters = [chapter(arguments.runs / name, data, out) for name in arguments.preset]
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        TEMPLATE.read_text()
+    )
+    page = template.render(
+        data=data.edition.name,
+        images=len(data.test),
+        chapters=chapters,
+        comparison=_comparison(chapters),
+        table=table_cells([{"preset": entry.preset, **entry.figures} for entry in chapters]),
+    )
+    (out / PAGE).write_text(page)
+    print(out / PAGE)
+    return 0
+
+
+@dataclass
+class Chapter:
+    """One model: its checkpoint, its figures, and its pictures as data URIs by name."""
+
+    preset: str
+    state: dict[str, Any]
+    figures: dict[str, Any]
+    variational: bool
+    latent_size: int
+    pictures: dict[str, str] = field(default_factory=dict)
+
+
+def chapter(folder: Path, data: Data, out: Path) -> Chapter:
+    """Measure and draw one trained model; its PNGs go into ``out``.
+
+    Raises:
+        TrainingError: there is no checkpoint, or it was trained on other data.
+    """
+    model, state = checkpoint.load_model(folder, data)
+    config = model.config
+    figures = {**evaluate(model, data.test), "training_seconds": state["seconds"]}
+    entry = Chapter(config.preset, state, figures, config.variational, config.latent_size)
+    for name, picture in _draw(model, state, data).items():
+        path = out / f"{config.preset}-{name}.png"
+        _save(picture, path)
+        entry.pictures[name] = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    return entry
+
+
+def _draw(model: Autoencoder, state: dict[str, Any], data: Data) -> dict[str, Image.Image | Figure]:
+    config, classes = model.config, data.edition.classes
+    posterior = aggregate.encode(model, data.test.images)
+    normal = randomness.noise(config.seed, "report", 96, config.latent_size)
+    drawn: dict[str, Image.Image | Figure] = {
+        "reconstructions": _reconstructions(model, posterior, data),
+        "samples": pictures.grid(pictures.decode(model, normal), 16),
+        "interpolation": _interpolation(model, posterior, data),
+        "histograms": plots.histograms(posterior, model.rate(posterior), variational=config.variational),
+        "curves": plots.curves(state["history"], variational=config.variational),
+    }
+    if config.variational:
+        drawn["fitted"] = pictures.grid(pictures.decode(model, _fitted_samples(model, data)), 16)
+    if config.latent_size == 2:
+        drawn["scatter"] = plots.scatter(posterior.mean, data.test.labels, classes)
+        wall = pictures.wall_latents(posterior.mean, SIDE)
+        drawn["wall"] = pictures.grid(pictures.decode(model, wall), SIDE, gap=0)
+    return drawn
+
+
+def _reconstructions(model: Autoencoder, posterior: Posterior, data: Data) -> Image.Image:
+    rows = pictures.one_of_each(data.test.labels, len(data.edition.classes), 2)
+    originals = data.test.images[rows].numpy()
+    decoded = pictures.decode(model, posterior.mean[rows])
+    return pictures.grid(pictures.interleave(originals, decoded, len(rows)), len(rows))
+
+
+def _interpolation(model: Autoencoder, posterior: Posterior, data: Data) -> Image.Image:
+    """From an image of each class in turn to one of the next class but four, in 16 steps."""
+    ends = posterior.mean[pictures.one_of_each(data.test.labels, len(data.edition.classes), 1)]
+    latents = pictures.path_latents(ends[:5], ends[5:10], 16)
+    return pictures.grid(pictures.decode(model, latents), 16)
+
+
+def _fitted_samples(model: Autoencoder, data: Data) -> torch.Tensor:
+    config = model.config
+    posterior = aggregate.encode(model, data.train.images)
+    mixture = latent_space.fit_mixture(posterior, config.mixture_components, config.seed)
+    return torch.from_numpy(mixture.sample(96, config.seed)).float()
+
+
+def _comparison(chapters: list[Chapter]) -> tuple[Chapter, Chapter] | None:
+    """The first plain autoencoder and the first variational one of two dimensions, where the page has both."""
+    flat = [entry for entry in chapters if entry.latent_size == 2]
+    plain = [entry for entry in flat if not entry.variational]
+    variational = [entry for entry in flat if entry.variational and not entry.preset.startswith("book-")]
+    return (plain[0], variational[0]) if plain and variational else None
+
+
+def _save(picture: Image.Image | Figure, path: Path) -> None:
+    """Write a PNG without a date in it, so that the same model gives the same file."""
+    buffer = io.BytesIO()
+    if isinstance(picture, Image.Image):
+        picture.save(buffer, "PNG", optimize=True)
+    else:
+        picture.savefig(buffer, format="png", metadata={"Software": None})
+    path.write_bytes(buffer.getvalue())
