@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -192,7 +191,8 @@ def find(models: Path) -> list[Path]:
     """
     if not models.is_dir():
         raise BadBundle(f"{models} is no folder; it should hold <name>/<version>/manifest.json")
-    found = [path.parent for path in models.glob("*/*/manifest.json") if path.parent.name.isdecimal()]
+    # A version without its manifest is not passed over: read says what is missing.
+    found = [path for path in models.glob("*/*") if path.name.isdecimal() and path.is_dir()]
     if not found:
         raise BadBundle(f"{models} holds no bundle; <name>/<version>/manifest.json is wanted")
     return sorted(found, key=lambda path: (path.parent.name, int(path.name)))
@@ -249,9 +249,13 @@ def _read_verified(path: Path, spec: FileSpec) -> bytes:
 def _arrays(content: bytes, path: Path) -> dict[str, Array]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise BadBundle(f"{path} is no plain npz archive: {error}") from None
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # a damaged archive raises what it likes
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadBundle(f"{path} is no plain npz archive: {reason}") from None
+    if strange := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise BadBundle(f"{path} holds {strange[0]!r}, which is no array")
+    return arrays
 
 
 def _take(

@@ -237,8 +237,9 @@ def _encode(arguments: argparse.Namespace) -> int:
 
 def _decode(arguments: argparse.Namespace) -> int:
     try:
-        loaded = np.load(arguments.points, allow_pickle=False)
-        z = loaded if isinstance(loaded, np.ndarray) else loaded["means"]
+        with arguments.points.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            z = loaded if isinstance(loaded, np.ndarray) else loaded["means"]
     except (ValueError, KeyError, EOFError) as error:
         raise InvalidArgument(
             f"{arguments.points} is no .npy of points nor .npz with means: {error}"

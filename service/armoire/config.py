@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from armoire.errors import BadSettings
 
@@ -24,23 +23,32 @@ PREFIX = "ARMOIRE_"
 FOREIGN = re.compile(r"ARMOIRE_(SERVICE_|PORT(_|$)|DATA$|CELEBA$)")
 
 
-def _address(value: str) -> str:
-    host, colon, port = value.rpartition(":")
-    if value.startswith("unix:") or (colon and host and port.isdecimal() and int(port) < 65536):
+# A name, an IPv4 address, or an IPv6 address in brackets.
+HOST = re.compile(r"[^\s:/\[\]]+|\[[0-9A-Fa-f:.%]+\]")
+
+
+def _host_and_port(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if HOST.fullmatch(host) and re.fullmatch(r"[0-9]{1,5}", port) and int(port) < 65536:
         return value
     raise ValueError("an address is HOST:PORT, as in 127.0.0.1:50051")
 
 
+def _address(value: str) -> str:
+    return value if re.fullmatch(r"unix:.+", value) else _host_and_port(value)
+
+
+TcpAddress = Annotated[str, AfterValidator(_host_and_port)]
 Address = Annotated[str, AfterValidator(_address)]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The settings of one server."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     listen: Address = Field("127.0.0.1:50051", description="address of the gRPC port; loopback unless told")
-    metrics_listen: Address = Field("127.0.0.1:9464", description="address of the Prometheus port")
+    metrics_listen: TcpAddress = Field("127.0.0.1:9464", description="address of the Prometheus port")
     models: Path = Field(BUNDLED_MODELS, description="folder of bundles, <name>/<version>/ each")
     default_model: str = Field(
         "",
@@ -104,8 +112,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default = "the bundled models" if field.default == BUNDLED_MODELS else field.default
         parser.add_argument(
             flag(name),
-            choices=choices,
-            metavar=None if choices else name.upper(),
+            # Not argparse's own choices: load() says in one line what is wrong with any value.
+            metavar="{" + ",".join(choices) + "}" if choices else name.upper(),
             default=argparse.SUPPRESS,
             help=f"{field.description} [{variable(name)}; default: {default}]".replace("%", "%%"),
         )
@@ -117,13 +125,15 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> S
     Raises:
         BadSettings: a value that cannot be, or an ARMOIRE_ variable that nobody reads.
     """
-    known = {variable(name) for name in Settings.model_fields}
+    known = {variable(name): name for name in Settings.model_fields}
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in known and not FOREIGN.match(name):
             near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
             raise BadSettings(f"the environment has {name}, which is no setting; the nearest is {near[0]}")
+    # An empty variable is an unset one.
+    values = {name: environ[key] for key, name in known.items() if environ.get(key)}
     try:
-        return Settings(**flags)
+        return Settings(**values | dict(flags))
     except ValidationError as error:
         raise BadSettings("; ".join(_explain(fault, flags) for fault in error.errors())) from None
 

@@ -203,8 +203,8 @@ class _Binding:
         self._staging[: len(rows)] = rows
         self._input.update_inplace(self._staging)
         self._session.run_with_iobinding(self._binding)
-        # numpy() copies off the device, so the next batch may write over the buffers.
-        return tuple(value.numpy()[: len(rows)] for value in self._outputs)
+        # On the CPU numpy() is a view of the buffer, which the next batch writes over.
+        return tuple(value.numpy()[: len(rows)].copy() for value in self._outputs)
 
 
 def choose_provider(wanted: str, bundle: Bundle, max_batch: int) -> Provider:

@@ -15,6 +15,10 @@ from armoire.v1 import armoire_pb2 as pb
 
 # A file of a few kilobytes can claim a huge picture: 16 million pixels (4096 x 4096) are 48 MB decoded.
 MAX_PIXELS = 4096 * 4096
+# A resize from one very long line takes memory by the length of the line.
+MAX_SIDE = 16384
+# All pictures of one call together: about a second of one core.
+MAX_CALL_PIXELS = 16 * MAX_PIXELS
 PIL_FORMATS = {pb.IMAGE_FORMAT_PNG: "PNG", pb.IMAGE_FORMAT_JPEG: "JPEG"}
 MODES = {1: "L", 3: "RGB"}
 
@@ -56,12 +60,21 @@ def decode(
         field: the field's name as the caller wrote it.
 
     Raises:
-        InvalidArgument: a file that is no PNG or JPEG, is damaged, or claims more than MAX_PIXELS.
+        InvalidArgument: a file that is no PNG or JPEG, is damaged, or claims too many pixels.
     """
     height, width, channels = shape
+    claimed = 0
     pixels = np.empty((len(files), height, width, channels), np.uint8)
     for index, file in enumerate(files):
         image = _open(file, f"{field}[{index}]")
+        claimed += image.width * image.height
+        if claimed > MAX_CALL_PIXELS:
+            raise InvalidArgument(
+                f"the first {index + 1} pictures are {claimed} pixels together; at most {MAX_CALL_PIXELS} are "
+                "taken in one call",
+                field,
+            )
+        image = _load(image, f"{field}[{index}]")
         if image.size != (width, height):
             image = preprocessing.apply(image)
         pixels[index] = np.asarray(image.convert(MODES[channels])).reshape(shape)
@@ -81,22 +94,40 @@ def encode(pixels: Pixels, image_format: pb.ImageFormat) -> list[bytes]:
 
 
 def _open(file: bytes, field: str) -> Image.Image:
+    """Read the header only."""
     try:
-        image: Image.Image = Image.open(io.BytesIO(file), formats=("PNG", "JPEG"))
-        if image.width * image.height > MAX_PIXELS:
-            raise InvalidArgument(
-                f"the picture is {image.width} x {image.height}; at most {MAX_PIXELS} pixels are taken", field
-            )
-        image.load()
-        image = ImageOps.exif_transpose(image)
-    except InvalidArgument:
-        raise
-    except Exception as error:  # a decoder fed hostile bytes raises what it likes: each means a bad file
+        image = Image.open(io.BytesIO(file), formats=("PNG", "JPEG"))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InvalidArgument(
-            f"no PNG or JPEG file that can be decoded ({len(file)} bytes)", field
+            f"the picture is too large: at most {MAX_PIXELS} pixels are taken", field
         ) from error
-    if image.mode.startswith("I"):
-        # Pillow clips 16-bit grey at 255 instead of scaling it.
-        image = Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8))
-    # "L" or "RGB" before any resize: a palette's indices must not be averaged.
-    return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+    except Exception as error:
+        raise _undecodable(field) from error
+    if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
+        raise InvalidArgument(
+            f"the picture is {image.width} x {image.height}; at most {MAX_PIXELS} pixels, and {MAX_SIDE} on a "
+            "side, are taken",
+            field,
+        )
+    return image
+
+
+def _load(opened: Image.Image, field: str) -> Image.Image:
+    """Decode a picture as "L" or "RGB", upright."""
+    try:
+        opened.load()
+        image = ImageOps.exif_transpose(opened)
+        # Transparent pixels have a colour too; Pillow would warn of what it drops.
+        image.info.pop("transparency", None)
+        if image.mode.startswith("I"):
+            # Pillow clips 16-bit grey at 255 instead of scaling it.
+            return Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8))
+        # Before any resize: a palette's indices must not be averaged.
+        return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+    except Exception as error:
+        raise _undecodable(field) from error
+
+
+def _undecodable(field: str) -> InvalidArgument:
+    # A decoder fed hostile bytes raises what it likes: each means a bad file.
+    return InvalidArgument("the bytes are no PNG or JPEG file that can be decoded", field)

@@ -17,12 +17,14 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from armoire.batching import Call
-from armoire.errors import ArmoireError, Internal, InvalidArgument, Overloaded
+from armoire.errors import ArmoireError, Internal, InvalidArgument, Overloaded, Unavailable
 from armoire.metrics import Metrics
 from armoire.servicer import SERVICE
 from armoire.tokens import Tokens
 
 logger = logging.getLogger("armoire.calls")
+# How long a drained server goes on refusing, so that balancers see it leave.
+LINGER_SECONDS = 0.2
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for the type checker only
 
@@ -39,6 +41,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, metrics: Metrics, tokens: Tokens | None) -> None:
         self._metrics = metrics
+        self._draining = False
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._tokens = tokens
         self._wrapped: dict[str, Handler] = {}
 
@@ -57,6 +63,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return handler
         self._wrapped[path] = self._wrap(handler, method)
         return self._wrapped[path]
+
+    async def drain(self, grace: float) -> None:
+        """Refuse new calls as UNAVAILABLE and wait until those in flight are answered, ``grace`` seconds at most.
+
+        gRPC's own stop answers calls that arrive at that moment with CANCELLED, which no client tries again:
+        it should come when the callers have gone.
+        """
+        self._draining = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), grace)
+        except TimeoutError:
+            logger.warning("%d calls are not answered after %.0f s of grace", self._in_flight, grace)
+        else:
+            await asyncio.sleep(min(LINGER_SECONDS, grace))
 
     def _wrap(self, handler: Handler, method: str) -> Handler:
         decode, behaviour = handler.request_deserializer, handler.unary_unary
@@ -85,6 +105,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         remaining = context.time_remaining()
         call = Call(None if remaining is None else time.monotonic() + remaining)
         code, caller, failure, reply = grpc.StatusCode.OK, "", None, None
+        self._in_flight += 1
+        self._idle.clear()
         try:
             caller = self._admit(method, request, metadata)
             reply = await behaviour(request, call)
@@ -98,6 +120,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             failure = Internal(f"a bug in the server; its log has the traceback under request {request_id}")
             code = failure.code
         finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
             seconds = time.perf_counter() - started
             self._record(method, code, failure, seconds, request_id, caller)
         trailing = (("armoire-timing", _timing(call, seconds)), ("x-request-id", request_id))
@@ -109,6 +134,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _admit(self, method: str, request: Any, metadata: dict[str, Any]) -> str:
         """Refuse what should cost nothing; give the caller's name."""
+        if self._draining:
+            raise Unavailable("the server is shutting down; call another replica")
         caller = (
             "" if self._tokens is None else self._tokens.check(str(metadata.get("authorization", "")), method)
         )

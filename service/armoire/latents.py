@@ -54,14 +54,15 @@ class Mixture:
 def interpolate_linear(start: Floats, end: Floats, steps: int) -> Floats:
     """Walk z = z_a (1 - alpha) + z_b alpha, alpha from 0 to 1 with both ends: [n, d] twice -> [n, steps, d]."""
     alpha = np.linspace(0.0, 1.0, steps, dtype=np.float32)[None, :, None]
-    return start[:, None] * (1 - alpha) + end[:, None] * alpha
+    with np.errstate(over="ignore"):
+        return start[:, None] * (1 - alpha) + end[:, None] * alpha
 
 
 def interpolate_spherical(start: Floats, end: Floats, steps: int) -> Floats:
     """Walk along the great circle (Shoemake 1985), the length going linearly: [n, d] twice -> [n, steps, d].
 
     Where no great circle is defined (a point at the origin, opposite points, or one direction for both) the
-    walk is linear.
+    walk is linear. Between points at the edge of float32's range it may overflow to infinity.
     """
     a, b = start.astype(np.float64), end.astype(np.float64)
     length_a, length_b = (np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
@@ -76,25 +77,33 @@ def interpolate_spherical(start: Floats, end: Floats, steps: int) -> Floats:
     walk = np.where(defined[:, None], walk, interpolate_linear(start, end, steps))
     # sin(omega) / sin(omega) may round: the ends are the caller's own points.
     walk[:, 0], walk[:, -1] = a, b
-    return walk.astype(np.float32)
+    with np.errstate(over="ignore"):
+        return walk.astype(np.float32)
 
 
 def difference_of_means(positives: Floats, negatives: Floats) -> Floats:
-    """Give the direction from the mean of negatives to the mean of positives: [p, d], [m, d] -> [d]."""
+    """Give the direction from the mean of negatives to the mean of positives: [p, d], [m, d] -> [d].
+
+    May overflow to infinity.
+    """
     gap: Doubles = positives.mean(axis=0, dtype=np.float64) - negatives.mean(axis=0, dtype=np.float64)
-    return gap.astype(np.float32)
+    with np.errstate(over="ignore"):
+        return gap.astype(np.float32)
 
 
 def unit(direction: Floats) -> Floats:
-    """Bring a direction [d] to length 1.
+    """Bring a direction [d] to length 1; one that is infinite becomes NaN.
 
     Raises:
         ValueError: a direction of length 0.
     """
-    length = float(np.linalg.norm(direction.astype(np.float64)))
+    # In float64 no finite direction is too long or too short.
+    wide = direction.astype(np.float64)
+    length = np.linalg.norm(wide)
     if length == 0:
         raise ValueError("a direction of length 0 has no unit vector")
-    return np.divide(direction, np.float32(length))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(wide / length, np.float32)
 
 
 def shift(points: Floats, strengths: list[float], directions: list[Floats]) -> Floats:

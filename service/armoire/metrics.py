@@ -37,7 +37,7 @@ class Metrics:
 
     def __init__(self) -> None:
         # A second series for each histogram, with the time of its making, is of no use here.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)

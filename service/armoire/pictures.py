@@ -43,7 +43,7 @@ def save(image: Image.Image, path: Path) -> None:
     Raises:
         OSError: the folder is not there or cannot be written to.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = path.parent / f".{path.name}.{os.getpid()}.part"
     try:
         image.save(beside, "PNG")
         beside.replace(path)

@@ -83,9 +83,10 @@ class Server:
         )
 
     async def stop(self) -> None:
-        """Drain: health first, then gRPC refuses new calls as UNAVAILABLE and answers those in flight."""
+        """Drain: health first, then new calls are refused and those in flight are answered, then gRPC stops."""
         await self._health.enter_graceful_shutdown()
-        await self._grpc.stop(self._settings.grace)
+        await self._interceptor.drain(self._settings.grace)
+        await self._grpc.stop(0)
         for autoencoder in self._servicer.catalogue or ():
             autoencoder.close()
         self._servicer.close()

@@ -17,7 +17,7 @@ from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
 from tests.serving import FASHION, Running, serving
 
-GOLDEN = np.load(FASHION / "golden.npz") if FASHION.exists() else {}
+GOLDEN = bundle.read(FASHION).golden
 D = 16
 
 

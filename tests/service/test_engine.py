@@ -1,0 +1,131 @@
+"""Providers, batch sizes, warm-up: what the engine makes of a graph and of this machine."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from armoire import bundle, engine
+from armoire.bundle import Bundle
+from armoire.engine import CPU, CUDA, Graph, Provider
+from armoire.errors import BadBundle, BadSettings
+from tests.serving import FASHION
+
+
+@pytest.fixture(scope="module")
+def fashion() -> Bundle:
+    return bundle.read(FASHION)
+
+
+def decoder(fashion: Bundle, provider: Provider) -> Graph:
+    return Graph(fashion.decoder, fashion.manifest.graphs["decoder"], ["pixels"], provider, threads=1)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 12])
+def test_padded_batches_give_the_same_rows(fashion: Bundle, rows: int) -> None:
+    """With a closed set of batch sizes the rows are those of the unpadded graph, whatever ran before."""
+    plain, padded = (
+        decoder(fashion, Provider(CPU)),
+        decoder(fashion, Provider(CPU, batch_sizes=(1, 2, 4, 8, 12))),
+    )
+    z = np.random.default_rng(rows).standard_normal((rows, 16), np.float32)
+    padded.run(np.full((12, 16), 5, np.float32))
+    (first,) = padded.run(z)
+    kept = first.copy()
+    padded.run(np.zeros((rows, 16), np.float32))
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(first, plain.run(z)[0])
+    assert padded.padding(rows) == {3: 1, 5: 3}.get(rows, 0)
+    assert plain.padding(rows) == 0
+
+
+@pytest.mark.parametrize(
+    ("most", "sizes"), [(1, (1,)), (2, (1, 2)), (12, (1, 2, 4, 8, 12)), (64, (1, 2, 4, 8, 16, 32, 64))]
+)
+def test_batch_sizes_end_at_the_largest(most: int, sizes: tuple[int, ...]) -> None:
+    """The closed set is the powers of two below the largest batch, and the largest."""
+    assert engine.powers_of_two(most) == sizes
+
+
+def test_warm_up_measures_what_a_batch_costs(fashion: Bundle) -> None:
+    """A batch of 64 is measured to cost more than one row and less than 64 single ones."""
+    cost = decoder(fashion, Provider(CPU)).warm_up(64)
+    assert 0 < cost.seconds(1) < cost.seconds(64) < 64 * cost.seconds(1)
+    assert cost.seconds(128) == pytest.approx(2 * cost.seconds(64))
+    assert decoder(fashion, Provider(CPU)).warm_up(1).seconds(3) > 0
+
+
+def test_cuda_is_never_replaced_in_silence(fashion: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a GPU, cuda is refused with the reason, and auto takes the CPU and logs why."""
+    if CUDA in engine.ort.get_available_providers():
+        pytest.skip("this machine's ONNX Runtime has CUDA: tests/gpu looks at that")
+    with pytest.raises(BadSettings, match=r"does not work here: .*armoire\[cuda\]"):
+        engine.choose_provider("cuda", fashion, 64)
+    with caplog.at_level(logging.INFO):
+        assert engine.choose_provider("auto", fashion, 64).name == CPU
+    assert "auto takes the CPU" in caplog.text
+    assert engine.choose_provider("cpu", fashion, 64).name == CPU
+
+
+def test_a_session_on_another_provider_is_refused(fashion: Bundle) -> None:
+    """A provider that ONNX Runtime would quietly replace by the CPU is an error."""
+    if CUDA in engine.ort.get_available_providers():
+        pytest.skip("this machine's ONNX Runtime has CUDA: tests/gpu looks at that")
+    with (
+        pytest.raises((BadSettings, BadBundle), match=CUDA),
+        pytest.warns(UserWarning, match="not in available"),
+    ):
+        decoder(fashion, Provider(CUDA))
+
+
+def test_bytes_that_are_no_graph_are_a_bad_bundle(fashion: Bundle) -> None:
+    """A file that ONNX Runtime cannot read is refused in one line."""
+    with pytest.raises(BadBundle, match=r"decoder\.onnx cannot be loaded") as refused:
+        Graph(b"not a graph", fashion.manifest.graphs["decoder"], ["pixels"], Provider(CPU), threads=1)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_graph_with_other_outputs_is_a_bad_bundle(fashion: Bundle) -> None:
+    """The encoder in the decoder's place is told by its inputs."""
+    with pytest.raises(BadBundle, match="the manifest says"):
+        Graph(fashion.encoder, fashion.manifest.graphs["decoder"], ["pixels"], Provider(CPU), threads=1)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ({"cpu.max": "9999900000 100000\n"}, None),
+    ],
+)
+def test_cores_are_those_that_the_cgroup_grants(
+    tmp_path: Path, files: dict[str, str], cores: int | None
+) -> None:
+    """The quota of a container bounds the threads, in both versions of cgroups; half a core is one."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    unbounded = engine.usable_cores(tmp_path / "none")
+    assert engine.usable_cores(tmp_path) == (cores or unbounded)
+
+
+@pytest.mark.parametrize("graph", ["encoder", "decoder"])
+@pytest.mark.parametrize(
+    "folder", bundle.find(FASHION.parent.parent), ids=lambda f: f"{f.parent.name}-{f.name}"
+)
+def test_bundled_graphs_can_go_to_a_gpu_whole(folder: Path, graph: str) -> None:
+    """No node computes shapes, which ONNX Runtime would put on the CPU; one file, opset 18, rows free."""
+    model = onnx.load(folder / f"{graph}.onnx", load_external_data=False)
+    assert {node.op_type for node in model.graph.node}.isdisjoint({"Shape", "Size", "If", "Loop", "NonZero"})
+    assert [opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")] == [18]
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    for node in (*model.graph.input, *model.graph.output):
+        assert node.type.tensor_type.shape.dim[0].dim_param
