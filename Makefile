@@ -39,8 +39,15 @@ lint: $(VENV)/.dev  ## ruff, mypy --strict, import-linter, buf, generated stubs 
 test: lint  ## lint, then every test that fits in CI
 	$(BIN)/pytest -m 'not gpu and not soak' --cov --cov-report=term --cov-fail-under=95
 
-test-gpu: $(BIN)/pip  ## the tests that need an NVIDIA GPU (uses PYTHON's own packages: run it where armoire[cuda] is installed)
-	$(PYTHON) -m pytest -m gpu tests/gpu
+# onnxruntime and onnxruntime-gpu provide the same module, so the GPU has an environment of its own.
+.venv-gpu/.test: pyproject.toml
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/pip install --quiet --upgrade 'pip>=25.1'
+	.venv-gpu/bin/pip install --quiet --editable '.[cuda]' --group test
+	@touch $@
+
+test-gpu: .venv-gpu/.test  ## the tests that need an NVIDIA GPU and its driver
+	.venv-gpu/bin/pytest -m gpu tests/gpu
 
 test-soak: $(VENV)/.dev  ## the tests that take minutes
 	$(BIN)/pytest -m soak
@@ -49,4 +56,4 @@ stubs: $(VENV)/.dev  ## write service/armoire/v1 from proto/
 	$(BIN)/python proto/generate.py
 
 clean:           ## remove what make made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) .venv-gpu .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
