@@ -37,7 +37,7 @@ lint: $(VENV)/.dev  ## ruff, mypy --strict, import-linter, buf, generated stubs 
 	$(BIN)/python proto/generate.py --check
 
 test: lint  ## lint, then every test that fits in CI
-	$(BIN)/pytest -m 'not gpu and not soak' --cov --cov-report=term --cov-fail-under=95
+	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=95
 
 # onnxruntime and onnxruntime-gpu provide the same module, so the GPU has an environment of its own.
 .venv-gpu/.test: pyproject.toml

@@ -49,10 +49,10 @@ class Settings(BaseModel):
 
     listen: Address = Field("127.0.0.1:50051", description="address of the gRPC port; loopback unless told")
     metrics_listen: TcpAddress = Field("127.0.0.1:9464", description="address of the Prometheus port")
-    models: Path = Field(BUNDLED_MODELS, description="folder of bundles, <name>/<version>/ each")
+    models: Path = Field(BUNDLED_MODELS, description="folder of bundles, NAME/VERSION/ each")
     default_model: str = Field(
         "",
-        description="model that an empty name stands for; empty: fashion-mnist where served, else the first",
+        description="model that an empty name stands for; none: fashion-mnist where served, else the first",
     )
     provider: Literal["auto", "cuda", "cpu"] = Field(
         "auto",
@@ -77,7 +77,7 @@ class Settings(BaseModel):
     )
     tokens_file: Path | None = Field(
         None,
-        description="bearer tokens that may call: lines of NAME SHA256-HEX [RPC,RPC...]; unset: everybody",
+        description="bearer tokens that may call, lines of NAME SHA256-HEX [RPC,RPC...]; none: everybody",
     )
     log_format: Literal["text", "json"] = Field("text", description="form of the log lines on stderr")
 
@@ -109,13 +109,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Give ``parser`` one flag for each setting."""
     for name, field in Settings.model_fields.items():
         choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
-        default = "the bundled models" if field.default == BUNDLED_MODELS else field.default
         parser.add_argument(
             flag(name),
             # Not argparse's own choices: load() says in one line what is wrong with any value.
             metavar="{" + ",".join(choices) + "}" if choices else name.upper(),
             default=argparse.SUPPRESS,
-            help=f"{field.description} [{variable(name)}; default: {default}]".replace("%", "%%"),
+            help=f"{field.description} [{variable(name)}; default: {_default(field.default)}]".replace(
+                "%", "%%"
+            ),
         )
 
 
@@ -145,3 +146,15 @@ def _explain(fault: Any, flags: Mapping[str, Any]) -> str:
     name = str(fault["loc"][0]).lower()
     source = flag(name) if name in flags else variable(name)
     return f"{source} is {str(fault['input'])!r}: {text}"
+
+
+def row(name: str) -> str:
+    """Give a setting's row of the README's table: flag, variable, default, meaning."""
+    field = Settings.model_fields[name]
+    return f"| `{flag(name)}` | `{variable(name)}` | {_default(field.default)} | {field.description} |"
+
+
+def _default(value: object) -> str:
+    if value == BUNDLED_MODELS:
+        return "the bundled models"
+    return "none" if value in (None, "") else str(value)

@@ -102,7 +102,11 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
             raise InvalidArgument("none came; at least one is wanted", "edits")
         if len(request.edits) > MAX_EDITS:
             raise LimitExceeded("max_edits", MAX_EDITS, len(request.edits), "edits")
-        self._limit(_point_rows(request.points), "points")
+        rows = _point_rows(request.points)
+        self._limit(rows, "points")
+        for index, edit in enumerate(request.edits):
+            rows += _point_rows(edit.examples.positives) + _point_rows(edit.examples.negatives)
+            self._limit(rows, f"edits[{index}].examples")
         places = await self._points(request.points, model, "points")
         edits = [await self._edit(edit, model, f"edits[{index}]") for index, edit in enumerate(request.edits)]
         pixels, z = await model.edit(places, edits, call)
@@ -157,12 +161,9 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
             case "vector":
                 direction = tensors.to_floats(edit.vector, (model.latent_size,), f"{field}.vector")
             case "examples":
-                groups = edit.examples
-                for group, name in ((groups.positives, "positives"), (groups.negatives, "negatives")):
-                    self._limit(_point_rows(group), f"{field}.examples.{name}")
                 direction = (
-                    await self._points(groups.positives, model, f"{field}.examples.positives"),
-                    await self._points(groups.negatives, model, f"{field}.examples.negatives"),
+                    await self._points(edit.examples.positives, model, f"{field}.examples.positives"),
+                    await self._points(edit.examples.negatives, model, f"{field}.examples.negatives"),
                 )
             case _:
                 raise InvalidArgument("none of attribute, vector, examples is set; one is wanted", field)

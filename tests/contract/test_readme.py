@@ -1,0 +1,116 @@
+"""The README is held to the code: its tables are the definitions, its commands run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from armoire import config, errors
+from armoire.cli import main
+from armoire.metrics import Metrics
+from armoire.server import RPCS
+from tests.serving import Running
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines() if line.strip()]
+
+
+def test_every_setting_has_its_row() -> None:
+    """The table of settings is what config.py defines: flag, variable, default, meaning, and no others."""
+    rows = [line for line in README.splitlines() if line.startswith("| `--")]
+    assert rows == [config.row(name) for name in config.Settings.model_fields]
+
+
+def test_every_metric_has_its_row_with_its_labels() -> None:
+    """The table of metrics names every metric of ours with its labels, and no other."""
+    rows = dict(re.findall(r"^\| `(armoire_\w+)` \| ([\w, ]*?) ?\|", README, re.MULTILINE))
+    defined = {}
+    for collector in Metrics().registry._collector_to_names:
+        if hasattr(collector, "_labelnames"):
+            name = collector._name + ("_total" if collector._type == "counter" else "")
+            defined[name] = ", ".join(collector._labelnames)
+    assert rows == defined
+
+
+def test_every_rpc_and_error_is_told() -> None:
+    """The tables of RPCs and errors are complete."""
+    assert set(re.findall(r"^\| `([A-Z]\w+)` \|", README, re.MULTILINE)) == RPCS
+    told = re.findall(r"^\| .* \| ?([A-Z_]*).* \| `(\w+)` \|$", README, re.MULTILINE)
+    for code, name in told:
+        kind = getattr(errors, name)
+        assert code == ("" if issubclass(kind, errors.StartError) else kind.code.name), name
+    assert {name for _, name in told} == set(errors.__all__) - {"ArmoireError", "StartError"}
+
+
+def test_every_refusal_reason_is_told() -> None:
+    """The labels of armoire_rejected_total are those of the error classes."""
+    row = next(line for line in README.splitlines() if line.startswith("| `armoire_rejected_total`"))
+    told = set(row.rpartition("refused: ")[2].rstrip(" |").split(", "))
+    kinds = [getattr(errors, name) for name in errors.__all__]
+    assert told == {kind.reason for kind in kinds if kind.reason}
+
+
+def test_the_python_client_runs_as_it_stands(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """The client of the README runs against a real server and prints what it did."""
+    (program,) = (text for kind, text in BLOCKS if kind == "python")
+    exec(compile(program.replace("127.0.0.1:50051", server.address), "README.md", "exec"), {})
+    assert re.fullmatch(r"64 boots, 8 steps, \d+\.\d of 255 off\n", capsys.readouterr().out)
+    assert len(program.splitlines()) <= 14
+
+
+def test_every_client_command_runs_in_its_order(
+    server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The armoire commands run one after the other in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    ours = [shlex.split(line)[1:] for line in COMMANDS if line.startswith(".venv/bin/armoire ")]
+    assert {words[0] for words in ours} >= {
+        "sample",
+        "models",
+        "interpolate",
+        "edit",
+        "encode",
+        "decode",
+        "health",
+    }
+    for verb, *words in ours:
+        words = ["0.3" if word == "5" else word for word in words]
+        assert main([verb, "--address", server.address, *words]) == 0, (verb, words)
+    assert (tmp_path / "wall.png").exists()
+
+
+def test_every_make_command_is_a_target() -> None:
+    """What the README makes, the Makefile has."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    typed = [*COMMANDS, *re.findall(r"`(make [a-z-]+)`", README)]
+    made = {line.split()[1] for line in typed if line.startswith("make ")}
+    assert {"serve", "test", "test-gpu"} <= made <= targets
+
+
+def test_every_training_command_is_understood() -> None:
+    """The training command line takes what the README types; its own tests run it."""
+    from training.__main__ import _parser
+
+    lines = [line.partition("-m training ")[2] for line in COMMANDS if "-m training " in line]
+    verbs = {_parser().parse_args(shlex.split(line.partition("#")[0])).command for line in lines}
+    assert verbs == {"fit", "evaluate", "export", "report"}
+
+
+def test_every_path_exists() -> None:
+    """Links, pictures and the annotated tree lead somewhere."""
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+    tree = next(text for kind, text in BLOCKS if kind == "" and text.startswith("proto/"))
+    folder = ""
+    for line in tree.splitlines():
+        names = re.split(r" {2,}", line.strip())[0]
+        if not line.startswith(" "):
+            folder = names
+        for name in re.findall(r"[\w./]+", names):
+            path = ROOT / name if not line.startswith(" ") else ROOT / folder / name
+            assert path.exists(), path
