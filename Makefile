@@ -5,21 +5,25 @@ BIN    := $(VENV)/bin
 SHELL  := /bin/sh
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help serve install test lint test-gpu test-soak bench stubs clean
+.PHONY: help serve install test lint test-gpu stubs clean
 
 help:            ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
-$(BIN)/pip:
+# Dependency groups need pip 25.1.
+$(VENV)/.pip:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@
 
-$(VENV)/.service: pyproject.toml | $(BIN)/pip
+$(VENV)/.service: pyproject.toml | $(VENV)/.pip
+	@echo "installing the service into $(VENV)"
 	$(BIN)/pip install --quiet --editable '.[cpu]'
 	@touch $@
 
 # One pip call, so that a CPU torch is chosen together with everything that depends on it.
-$(VENV)/.dev: pyproject.toml | $(BIN)/pip
+$(VENV)/.dev: pyproject.toml | $(VENV)/.pip
+	@echo "installing everything for development into $(VENV), PyTorch included: a few minutes the first time"
 	$(BIN)/pip install --quiet --editable '.[cpu]' --group dev
 	@touch $@ $(VENV)/.service
 
@@ -48,9 +52,6 @@ test: lint  ## lint, then every test that fits in CI
 
 test-gpu: .venv-gpu/.test  ## the tests that need an NVIDIA GPU and its driver
 	.venv-gpu/bin/pytest -m gpu tests/gpu
-
-test-soak: $(VENV)/.dev  ## the tests that take minutes
-	$(BIN)/pytest -m soak
 
 stubs: $(VENV)/.dev  ## write service/armoire/v1 from proto/
 	$(BIN)/python proto/generate.py
