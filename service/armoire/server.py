@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 from http.server import HTTPServer
 from pathlib import Path
 
@@ -125,15 +126,16 @@ class Server:
         await self._report(NOT_SERVING)
         host, _, _ = self._settings.listen.rpartition(":")
         credentials = self._credentials()
+        _require_free(self._settings.listen)
         try:
             if credentials is None:
                 port = self._grpc.add_insecure_port(self._settings.listen)
             else:
                 port = self._grpc.add_secure_port(self._settings.listen, credentials)
         except RuntimeError:
+            wrong = "is the folder there?" if credentials is None else "do tls_cert and tls_key fit?"
             raise BadSettings(
-                f"listen is {self._settings.listen}, where no server can be bound; "
-                "is another one running there, or the TLS pair unusable?"
+                f"listen is {self._settings.listen}, which gRPC cannot serve: {wrong}"
             ) from None
         self.address = f"{host}:{port}" if host != "unix" else self._settings.listen
         self._http, self.metrics_address = _serve_metrics(self._settings.metrics_listen, self._metrics)
@@ -200,6 +202,25 @@ async def serve(settings: Settings) -> None:
     logger.info("draining: calls in flight have %.0f s", settings.grace)
     await server.stop()
     logger.info("stopped")
+
+
+def _require_free(address: str) -> None:
+    """Find out why an address cannot be bound, which gRPC keeps to its own log."""
+    host, _, port = address.rpartition(":")
+    if address.startswith("unix:"):
+        return
+    try:
+        found = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, place = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except OSError as error:
+        raise BadSettings(
+            f"listen is {address}, where no server can be bound: {error.strerror}; is another one running there?"
+        ) from None
 
 
 def _serve_metrics(address: str, metrics: Metrics) -> tuple[HTTPServer, str]:

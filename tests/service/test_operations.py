@@ -12,6 +12,7 @@ from PIL import Image
 
 from armoire import bundle
 from armoire.client import Client
+from armoire.errors import InvalidArgument
 from armoire.tensors import to_tensor
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
@@ -268,3 +269,36 @@ def test_a_model_can_be_named_with_its_version(server: Running) -> None:
     """A named model answers in its own latent space."""
     with Client(server.address, model="fashion-mnist-2d", version="1") as client:
         assert client.sample(3, seed=1).latents.shape == (3, 2)
+
+
+def test_rows_of_all_kinds_of_calls_share_a_batch(z: np.ndarray) -> None:
+    """While a large batch runs, a Decode, a Sample, an Interpolate and an AddAttribute gather and run as one."""
+    with (
+        serving(max_batch=1024) as running,
+        Client(running.address) as client,
+        ThreadPoolExecutor(5) as callers,
+    ):
+        value = running.server._metrics.registry.get_sample_value
+        labels = {"model": "fashion-mnist", "graph": "decoder"}
+        client.models()
+        large = callers.submit(client.decode, np.zeros((1024, D), np.float32))
+        while value("armoire_pending_rows", labels) < 1024:
+            pass  # until the large call is in the queue
+        small = [
+            callers.submit(client.decode, z),
+            callers.submit(client.sample, 7),
+            callers.submit(client.interpolate, z, z, 2),
+            callers.submit(client.add_attribute, z, "bag"),
+        ]
+        for call in (large, *small):
+            call.result(30)
+        assert value("armoire_rows_total", labels) == 1024 + 7 + 7 + 14 + 7
+        # Two as a rule; a third where a call was slow to arrive.
+        assert value("armoire_batch_rows_count", labels) <= 3
+
+
+def test_the_rows_of_examples_count(client: Client, z: np.ndarray) -> None:
+    """Points and the examples of all edits together keep to max_rows."""
+    many = np.zeros((600, D), np.float32)
+    with pytest.raises(InvalidArgument, match=r"edits\[0\]\.examples: 1207 rows, more than max_rows = 1024"):
+        client.add_attribute(z, (many, many))
