@@ -66,7 +66,9 @@ This model: {manifest["licence"]} licence.
 
 def _caution(likelihood: str) -> str:
     if likelihood == "bernoulli":
-        return "Binary cross-entropy on grey levels bounds no log-likelihood: compare it on the same data only."
+        return (
+            "Binary cross-entropy on grey levels bounds no log-likelihood: compare it on the same data only."
+        )
     return "The Gaussian's sigma is the one that training left, the same for every pixel."
 
 

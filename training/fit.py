@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +91,9 @@ def fit(config: Config, data: Data, folder: Path, state: dict[str, Any] | None =
                         f"stopped at step {trainer.step_count}; go on with --resume", file=sys.stderr
                     )
                     return INTERRUPTED
-            bar.write(record.close_epoch())
+            line = record.close_epoch()
+            if fabric.is_global_zero:
+                bar.write(line)
             record.save()
     return 0
 
@@ -119,6 +122,8 @@ def _fabric() -> Fabric:
         precision="bf16-mixed" if cuda else "32-true",
     )
     fabric.launch()
+    # DistributedDataParallel remarks on the memory layout of a convolution with one input channel; it costs nothing.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     return fabric
 
 

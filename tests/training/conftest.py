@@ -1,0 +1,29 @@
+"""Runs on the slice of Fashion-MNIST in tests/data, trained once and shared: seconds each, through the command line."""
+
+from pathlib import Path
+
+import pytest
+
+from training import data as datasets
+from training.__main__ import main
+from training.data import Data
+
+SLICE = Path(__file__).parent.parent / "data"
+
+
+def fit(preset: str, runs: Path, *options: str) -> int:
+    return main(["fit", preset, "--data", str(SLICE), "--runs", str(runs), *options])
+
+
+@pytest.fixture(scope="session")
+def data() -> Data:
+    return datasets.load(SLICE)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four short runs: two models of the wall, the 16-dimensional one, and a Gaussian one elsewhere."""
+    runs = tmp_path_factory.mktemp("runs")
+    for preset in ("fashion-2d", "fashion-autoencoder-2d", "fashion"):
+        assert fit(preset, runs, "--epochs", "6", "--learning-rate", "0.01") == 0
+    return runs

@@ -1,0 +1,252 @@
+"""Training runs: what they leave, how they stop, and that a resumed one ends where an uninterrupted one does."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning_fabric import Fabric
+from torch.utils._pytree import tree_flatten
+
+from tests.training.conftest import SLICE, fit
+from training import randomness, schedule
+from training.config import PRESETS, preset
+from training.data import Data
+from training.errors import TrainingError
+from training.trainer import PATIENCE, Trainer
+
+ROOT = SLICE.parent.parent
+
+
+def checkpoint_of(runs: Path, name: str = "fashion-2d") -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(runs / name / "checkpoint.pt", weights_only=True)
+    return state
+
+
+def assert_same_run(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """Every weight, average, moment, counter and figure, bit for bit; only the clock may differ."""
+    for state in (first, second):
+        state.pop("seconds")
+        for row in state["history"]:
+            row.pop("seconds")
+    (ours, our_shape), (theirs, their_shape) = tree_flatten(first), tree_flatten(second)
+    assert our_shape == their_shape
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def start(*arguments: str, launcher: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *launcher, "-m", "training", *arguments, "--data", str(SLICE)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_run_leaves_a_checkpoint_that_explains_itself(runs: Path) -> None:
+    """The checkpoint loads as plain data and holds the whole config, the data's name, commit, versions and history."""
+    state = checkpoint_of(runs)
+    assert state["config"]["preset"] == "fashion-2d"
+    assert state["config"]["epochs"] == 6
+    assert state["config"].keys() == PRESETS["fashion-2d"].as_dict().keys()
+    assert state["data"] == "Fashion-MNIST (a slice of 2,000)"
+    assert state["libraries"]["torch"] == torch.__version__
+    assert state["commit"]
+    assert [row["epoch"] for row in state["history"]] == [1, 2, 3, 4, 5, 6]
+    assert state["step"] == 6 * (1500 // 120)
+    assert list((runs / "fashion-2d" / "tensorboard").glob("events.*"))
+    assert not list((runs / "fashion-2d").glob("*.part"))
+
+
+def test_training_learns(runs: Path) -> None:
+    """Six epochs of 1,500 images take the test loss well below that of an empty page."""
+    history = checkpoint_of(runs)["history"]
+    assert history[-1]["test_distortion"] + history[-1]["test_rate"] < 400
+    assert history[-1]["test_rate"] > 0.5
+
+
+def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_ends_in_the_same_numbers(tmp_path: Path) -> None:
+    """Stopped by SIGINT in mid-run and resumed, every weight and figure is that of the uninterrupted run."""
+    options = ("fit", "fashion-2d", "--epochs", "8", "--runs")
+    whole = start(*options, str(tmp_path / "whole"))
+    stopped = start(*options, str(tmp_path / "stopped"))
+    assert stopped.stdout is not None
+    assert stopped.stdout.readline().startswith("epoch 1 of 8")
+    stopped.send_signal(signal.SIGINT)
+    _, error = stopped.communicate()
+    assert stopped.returncode == 130, error
+    assert "--resume" in error
+    assert "Traceback" not in error
+    step = checkpoint_of(tmp_path / "stopped")["step"]
+    assert 12 <= step < 96
+    resumed = start("fit", "fashion-2d", "--resume", "--runs", str(tmp_path / "stopped"))
+    for process in (whole, resumed):
+        _, error = process.communicate()
+        assert process.returncode == 0, error
+    assert_same_run(checkpoint_of(tmp_path / "whole"), checkpoint_of(tmp_path / "stopped"))
+
+
+def test_another_seed_gives_another_run(runs: Path, tmp_path: Path) -> None:
+    """The seed reaches the weights: one epoch with two seeds ends in different ones."""
+    states = []
+    for seed in ("1", "2"):
+        assert fit("fashion-2d", tmp_path / seed, "--epochs", "1", "--seed", seed) == 0
+        states.append(checkpoint_of(tmp_path / seed))
+    assert not torch.equal(
+        states[0]["model"]["encoder.mean.weight"], states[1]["model"]["encoder.mean.weight"]
+    )
+
+
+def test_a_checkpoint_is_not_overwritten_unasked(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without --resume or --restart a run that is there stays, and one line names both."""
+    before = (runs / "fashion-2d" / "checkpoint.pt").read_bytes()
+    assert fit("fashion-2d", runs) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "--resume" in error
+    assert "--restart" in error
+    assert (runs / "fashion-2d" / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_run_is_resumed_as_it_began(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An option that disagrees with the checkpoint is refused, and one that agrees is not."""
+    assert fit("fashion-2d", runs, "--resume", "--epochs", "7") == 2
+    assert "epochs 6, not 7" in capsys.readouterr().err
+    assert fit("fashion-2d", runs, "--resume", "--epochs", "6") == 0
+
+
+def test_resuming_what_was_never_begun_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 and the command that would begin it."""
+    assert fit("fashion", tmp_path, "--resume") == 2
+    assert "python -m training fit fashion" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 and one line with the file's name."""
+    path = tmp_path / "fashion" / "checkpoint.pt"
+    path.parent.mkdir()
+    path.write_bytes(b"PK\x03\x04 half a file")
+    assert fit("fashion", tmp_path, "--resume") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(path) in error
+
+
+def test_a_loss_that_stays_non_finite_stops_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A learning rate that throws the weights out of range ends in exit code 2 and the advice to lower it."""
+    assert fit("fashion-2d", tmp_path, "--learning-rate", "1e30", "--epochs", "2") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"not finite in {PATIENCE} steps in a row" in error
+    assert "--learning-rate" in error
+
+
+@pytest.fixture
+def trainer() -> Trainer:
+    return Trainer(preset("fashion-2d"), Fabric(accelerator="cpu", devices=1), steps_per_epoch=100)
+
+
+def test_one_non_finite_loss_is_skipped_and_counted(trainer: Trainer, data: Data) -> None:
+    """A step whose noise is NaN changes no weight; the next one learns again."""
+    images, noise = data.train.images[:8], torch.ones(8, 2)
+    assert trainer.step(images, noise) is not None
+    before = {name: value.clone() for name, value in trainer.state()["model"].items()}
+    assert trainer.step(images, noise * float("nan")) is None
+    assert (trainer.skipped, trainer.step_count) == (1, 2)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.state()["model"].items())
+    assert trainer.step(images, noise) is not None
+    assert trainer.skipped == 1
+    assert not torch.equal(trainer.state()["model"]["encoder.mean.weight"], before["encoder.mean.weight"])
+
+
+def test_only_skips_in_a_row_count_as_persistent(trainer: Trainer, data: Data) -> None:
+    """One good step among bad ones starts the patience anew; the last of a full row raises."""
+    images, good = data.train.images[:8], torch.ones(8, 2)
+    bad = good * float("nan")
+    for noise in (*[bad] * (PATIENCE - 1), good, *[bad] * (PATIENCE - 1)):
+        trainer.step(images, noise)
+    with pytest.raises(TrainingError, match="in a row"):
+        trainer.step(images, bad)
+
+
+def test_the_average_moves_slower_than_the_weights(trainer: Trainer, data: Data) -> None:
+    """After a step the averaged weights lie between where they were and where the weights are."""
+    before = trainer.average.encoder.mean.weight.clone()
+    trainer.step(data.train.images[:8], torch.ones(8, 2))
+    moved = trainer.raw_model.encoder.mean.weight.detach() - before
+    average = trainer.average.encoder.mean.weight - before
+    torch.testing.assert_close(average, 0.9 * moved, atol=1e-7, rtol=1e-3)
+
+
+@given(step=st.integers(0, 999), name=st.sampled_from(sorted(PRESETS)))
+def test_schedules_stay_within_their_bounds(step: int, name: str) -> None:
+    """The learning rate is never above the configured one nor below zero, beta never above its own."""
+    config = preset(name)
+    assert 0 < schedule.learning_rate(config, step, 1000) <= config.learning_rate
+    assert 0 <= schedule.beta(config, step, 40) <= config.beta
+    assert 0 <= schedule.average_decay(config, step) <= config.ema_decay
+
+
+def test_schedules_run_as_described() -> None:
+    """Linear warm-up, half a cosine down to nothing, KL weight up over its epochs; the book's recipe is constant."""
+    config = preset("fashion")
+    warm = config.warmup_steps
+    rates = [schedule.learning_rate(config, step, 10_000) for step in range(10_000)]
+    assert rates[0] == pytest.approx(config.learning_rate / warm)
+    assert max(rates) == pytest.approx(config.learning_rate, rel=0.01)
+    assert rates[5000] == pytest.approx(config.learning_rate / 2)
+    assert rates[-1] < 1e-6
+    assert schedule.beta(config, 0, 500) == pytest.approx(1 / (500 * config.kl_warmup_epochs))
+    assert schedule.beta(config, round(500 * config.kl_warmup_epochs), 500) == 1
+    book = preset("book-fashion-2d")
+    assert {schedule.learning_rate(book, step, 100) for step in range(100)} == {5e-4}
+    assert schedule.beta(book, 0, 600) == book.beta
+
+
+@given(seed=st.integers(0, 1000), epoch=st.integers(0, 1000), rows=st.integers(1, 300))
+def test_every_epoch_visits_every_image_once_in_an_order_of_its_own(seed: int, epoch: int, rows: int) -> None:
+    """The order is a permutation that depends on seed and epoch and nothing else."""
+    order = randomness.order(seed, rows, epoch)
+    assert sorted(order.tolist()) == list(range(rows))
+    assert torch.equal(order, randomness.order(seed, rows, epoch))
+    if rows > 50:
+        assert not torch.equal(order, randomness.order(seed, rows, epoch + 1))
+
+
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+    """Under torchrun with two gloo processes the run sees the same batches and noise, and ends in the same weights."""
+    options = ("fit", "fashion-2d", "--epochs", "2", "--runs")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    one = start(*options, str(tmp_path / "one"))
+    two = start(*options, str(tmp_path / "two"), launcher=torchrun)
+    for process in (one, two):
+        _, error = process.communicate()
+        assert process.returncode == 0, error
+    alone, together = checkpoint_of(tmp_path / "one"), checkpoint_of(tmp_path / "two")
+    assert together["step"] == alone["step"] == 24
+    for ours, theirs in zip(alone["history"], together["history"], strict=True):
+        for name in ("train_distortion", "train_rate", "test_distortion", "test_rate"):
+            assert theirs[name] == pytest.approx(ours[name], rel=1e-3, abs=1e-3)
+    for name, value in alone["model"].items():
+        torch.testing.assert_close(together["model"][name], value, atol=1e-3, rtol=1e-2)
+
+
+def test_a_batch_that_cannot_be_shared_or_filled_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A batch of more images than there are gets one line and exit code 2."""
+    assert fit("fashion", tmp_path, "--batch-size", "1501") == 2
+    assert "1500 training images" in capsys.readouterr().err
