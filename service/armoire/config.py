@@ -45,7 +45,7 @@ Address = Annotated[str, AfterValidator(_address)]
 class Settings(BaseModel):
     """The settings of one server."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     listen: Address = Field("127.0.0.1:50051", description="address of the gRPC port; loopback unless told")
     metrics_listen: TcpAddress = Field("127.0.0.1:9464", description="address of the Prometheus port")

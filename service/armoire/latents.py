@@ -75,8 +75,6 @@ def interpolate_spherical(start: Floats, end: Floats, steps: int) -> Floats:
         walk = unit / np.sin(omega) * (length_a[:, None] * (1 - alpha) + length_b[:, None] * alpha)
     defined = (length_a > 0) & (length_b > 0) & (np.abs(cosine) < 1 - 1e-9)
     walk = np.where(defined[:, None], walk, interpolate_linear(start, end, steps))
-    # sin(omega) / sin(omega) may round: the ends are the caller's own points.
-    walk[:, 0], walk[:, -1] = a, b
     with np.errstate(over="ignore"):
         return walk.astype(np.float32)
 

@@ -117,14 +117,14 @@ def test_one_bit_is_black_and_white() -> None:
 
 def test_sixteen_bits_are_scaled_to_eight() -> None:
     """A 16-bit grey file keeps the upper byte of each value and clips none of them."""
-    wide = SMOOTH.astype(np.uint16) * 257
+    wide = SMOOTH.astype(np.uint16) * 256 + (255 - SMOOTH)
     np.testing.assert_array_equal(decode(file(Image.fromarray(wide))), padded(SMOOTH))
 
 
 @pytest.mark.parametrize(("color", "channels"), [(2, 3), (4, 2), (6, 4)])
 def test_sixteen_bits_a_channel_are_scaled_to_eight(color: int, channels: int) -> None:
     """16-bit RGB, grey with alpha and RGBA keep the upper byte too."""
-    content = png(28, 28, (b"\0" + b"\x80\x00" * 28 * channels) * 28, depth=16, color=color)
+    content = png(28, 28, (b"\0" + b"\x80\x33" * 28 * channels) * 28, depth=16, color=color)
     np.testing.assert_array_equal(decode(content), padded(np.full((28, 28), 0x80, np.uint8)))
 
 

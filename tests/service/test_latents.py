@@ -89,11 +89,18 @@ def test_noise_and_components_come_from_two_streams() -> None:
     np.testing.assert_array_equal(single.sample(9, 5), latents.sample_normal(9, 4, 5))
 
 
-def test_weights_that_sum_to_less_than_one_by_rounding_choose_a_component() -> None:
-    """A sum of weights a little off 1 never leads past the last component."""
-    count = 10
-    mixture = Mixture(np.full(count, 0.0999999), np.zeros((count, 1)), np.zeros((count, 1, 1)))
-    assert mixture.sample(5000, 0).shape == (5000, 1)
+def test_a_seed_means_two_spawned_streams_of_numpy() -> None:
+    """Noise comes from the first stream that numpy spawns from the seed, choices from the second: for good."""
+    noise, choice = (np.random.default_rng(part) for part in np.random.SeedSequence(11).spawn(2))
+    np.testing.assert_array_equal(latents.sample_normal(3, 2, 11), noise.standard_normal((3, 2), np.float32))
+    wanted = np.digitize(choice.random(50), [0.2, 0.7])
+    np.testing.assert_array_equal(MIXTURE.sample(50, 11, 0.0), MIXTURE.means[wanted])
+
+
+def test_weights_that_sum_to_less_than_one_choose_a_component() -> None:
+    """A sum of weights below 1 never leads past the last component."""
+    mixture = Mixture(np.full(10, 0.09), np.zeros((10, 1)), np.zeros((10, 1, 1)))
+    assert mixture.sample(500, 0).shape == (500, 1)
 
 
 @given(SEEDS, st.floats(0, 8, width=32))
