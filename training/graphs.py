@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from training.errors import TrainingError
 from training.model import Autoencoder
+
+Floats = npt.NDArray[np.float32]
 
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
@@ -126,6 +129,10 @@ def check(model: Autoencoder, images: Tensor, folder: Path) -> dict[str, float]:
                 worst["encoder"], _gap(got_mean, mean[rows]), _gap(got_log_variance, log_variance[rows])
             )
             worst["decoder"] = max(worst["decoder"], _gap(got_means, means[rows]))
+            if got_pixels.shape != pixels[rows].shape:
+                raise TrainingError(
+                    f"{DECODER} gives pixels of shape {got_pixels.shape} for a batch of {batch}"
+                )
             off = np.abs(got_pixels.astype(np.int16) - pixels[rows])
             if off.max() > 1:
                 raise TrainingError(f"{DECODER} is off by {off.max()} grey levels at a batch of {batch}")
@@ -144,7 +151,9 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
-def _gap(got: "np.typing.NDArray[np.float32]", wanted: "np.typing.NDArray[np.float32]") -> float:
+def _gap(got: Floats, wanted: Floats) -> float:
+    """Return the largest difference; infinity where the shapes differ or anything is not a number."""
     if got.shape != wanted.shape:
         return float("inf")
-    return float(np.abs(got - wanted).max())
+    largest = float(np.abs(got - wanted).max())
+    return largest if np.isfinite(largest) else float("inf")

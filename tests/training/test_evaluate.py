@@ -1,0 +1,135 @@
+"""Evaluation: all of the test set, each figure against its definition."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.training.conftest import SLICE
+from training import aggregate, checkpoint, loss, randomness
+from training.__main__ import main
+from training.aggregate import ROWS
+from training.data import Data, Split, as_pixels
+from training.evaluate import evaluate, losses_on
+from training.model import Autoencoder, Posterior
+
+
+@pytest.fixture(scope="module")
+def model(runs: Path, data: Data) -> Autoencoder:
+    return checkpoint.load_model(runs / "fashion", data)[0]
+
+
+@torch.no_grad()
+def test_every_image_counts_the_same_in_an_uneven_last_batch_too(model: Autoencoder, data: Data) -> None:
+    """On 1,203 images the figures equal those of one pass over all of them at once."""
+    split = Split(data.train.images[:1203], data.train.labels[:1203])
+    assert len(split) % ROWS
+    pixels = as_pixels(split.images)
+    posterior = model.encoder(pixels)
+    noise = randomness.noise(model.config.seed, "evaluation", 1203, 16)
+    latents = loss.sample(*posterior, noise)
+    distortion = loss.bernoulli_distortion(model.decoder(latents), pixels).mean()
+    rate = loss.rate_per_dimension(*posterior)
+    rebuilt = model.decoder(posterior.mean).sigmoid()
+    figures = evaluate(model, split)
+    assert figures["images"] == 1203
+    assert figures["distortion"] == pytest.approx(float(distortion), rel=1e-5)
+    assert figures["rate"] == pytest.approx(float(rate.sum(1).mean()), rel=1e-5)
+    assert figures["sum"] == pytest.approx(figures["distortion"] + figures["rate"])
+    assert figures["mse"] == pytest.approx(float((rebuilt - pixels).square().mean()), rel=1e-5)
+    assert figures["rate_per_dimension"] == pytest.approx(rate.mean(0).tolist(), rel=1e-4, abs=1e-6)
+    assert losses_on(model, split) == pytest.approx((figures["distortion"], figures["rate"]), rel=1e-6)
+
+
+def test_the_last_image_is_not_left_out(model: Autoencoder, data: Data) -> None:
+    """Changing the very last image changes every figure that is a mean over images."""
+    split = Split(data.train.images[:1203], data.train.labels[:1203])
+    changed = Split(split.images.clone(), split.labels)
+    changed.images[-1] = 255 - changed.images[-1]
+    before, after = evaluate(model, split), evaluate(model, changed)
+    for name in ("distortion", "rate", "mse"):
+        assert before[name] != after[name]
+
+
+def test_a_dimension_that_hardly_moves_is_not_active(model: Autoencoder, data: Data) -> None:
+    """Silencing the weights of three means leaves three active units fewer."""
+    before = evaluate(model, data.test)
+    order = torch.tensor(before["variance_of_means"]).argsort(descending=True)
+    silenced = Autoencoder(model.config).eval()
+    silenced.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        silenced.encoder.mean.weight[order[:3]] = 0
+    assert before["active_units"] == sum(variance > 0.01 for variance in before["variance_of_means"])
+    assert before["active_units"] >= 3
+    assert evaluate(silenced, data.test)["active_units"] == before["active_units"] - 3
+
+
+@given(shift=st.floats(-3, 3), log_variance=st.floats(-3, 0))
+def test_divergence_of_the_moments_is_the_one_of_two_gaussians(shift: float, log_variance: float) -> None:
+    """Means at +-1 off the shift and one posterior variance make a Gaussian whose KL is known in closed form."""
+    mean = torch.tensor([[shift + 1.0, 0.0], [shift - 1.0, 0.0]], dtype=torch.float64)
+    posterior = Posterior(mean, torch.full((2, 2), log_variance, dtype=torch.float64))
+    first, second = 1 + math.exp(log_variance), math.exp(log_variance)
+    expected = 0.5 * (first + second + shift**2 - 2 - math.log(first * second))
+    assert aggregate.gaussian_divergence(posterior, variational=True) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [2, 16])
+def test_discrepancy_is_zero_for_the_prior_and_grows_with_distance(size: int) -> None:
+    """Draws of N(0, I) have a squared MMD of nearly 0; shifted or stretched ones have more."""
+    z = torch.randn(4000, size, generator=torch.Generator().manual_seed(1))
+    same = aggregate.maximum_mean_discrepancy(z)
+    assert abs(same) < 5e-4
+    assert aggregate.maximum_mean_discrepancy(z + 0.3) > 10 * abs(same)
+    assert aggregate.maximum_mean_discrepancy(z * 1.5) > 10 * abs(same)
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=10, deadline=None)
+def test_discrepancy_is_that_of_two_samples(seed: int) -> None:
+    """The closed form agrees with the plain two-sample estimate against many draws of N(0, I)."""
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(300, 2, generator=generator) * 0.7 + 0.5
+    prior = torch.randn(4000, 2, generator=generator)
+
+    def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.exp(-torch.cdist(a, b).square() / 4)
+
+    within = (kernel(z, z).sum() - 300) / (300 * 299)
+    among = (kernel(prior, prior).sum() - 4000) / (4000 * 3999)
+    expected = within + among - 2 * kernel(z, prior).mean()
+    assert aggregate.maximum_mean_discrepancy(z) == pytest.approx(float(expected), abs=0.02)
+
+
+def test_the_command_writes_json_and_prints_one_table(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row per preset in the order given; no rate and no sum for the plain autoencoder; all 500 images."""
+    presets = ["fashion-autoencoder-2d", "fashion-2d", "fashion"]
+    assert main(["evaluate", *presets, "--data", str(SLICE), "--runs", str(runs)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in lines] == [
+        "preset",
+        "-" * len(lines[1].split("|")[1]),
+        *presets,
+    ]
+    for name in presets:
+        figures = json.loads((runs / name / "metrics.json").read_text())
+        assert figures["images"] == 500
+        assert figures["epochs"] == 6
+        plain = name == "fashion-autoencoder-2d"
+        assert (figures["rate"] is None) == (figures["sum"] is None) == plain
+    assert lines[2].split("|")[3].strip() == "-"
+    assert f"{figures['sum']:.2f}" in lines[4]
+
+
+def test_a_run_on_other_data_is_not_measured_on_these(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint that names other data gets exit code 2 and one line with both names."""
+    state = checkpoint.load(runs / "fashion")
+    checkpoint.save(tmp_path / "fashion", {**state, "data": "MNIST"})
+    assert main(["evaluate", "fashion", "--data", str(SLICE), "--runs", str(tmp_path)]) == 2
+    assert "trained on MNIST" in capsys.readouterr().err

@@ -1,0 +1,230 @@
+"""Bundles: what is in them, that they answer as the model does, and that a wrong one is never left behind."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+
+from tests.training.conftest import SLICE
+from training import checkpoint, graphs
+from training.__main__ import main
+from training.data import Data
+from training.errors import TrainingError
+
+FILES = {"manifest.json", "encoder.onnx", "decoder.onnx", "latent_space.npz", "golden.npz", "README.md"}
+
+
+def export(preset: str, runs: Path, out: Path) -> int:
+    return main(
+        ["export", preset, "--data", str(SLICE), "--runs", str(runs), "--out", str(out), "--version", "3"]
+    )
+
+
+@pytest.fixture(scope="session")
+def bundle(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "fashion-mnist" / "3"
+    assert export("fashion", runs, folder) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def manifest(bundle: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((bundle / "manifest.json").read_text())
+    return content
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def test_a_bundle_lists_and_hashes_every_file(bundle: Path, manifest: dict[str, Any]) -> None:
+    """The manifest names every other file with its size and SHA-256, and nothing else is there."""
+    assert {path.name for path in bundle.iterdir()} == FILES
+    assert manifest["files"].keys() == FILES - {"manifest.json"}
+    for name, entry in manifest["files"].items():
+        content = (bundle / name).read_bytes()
+        assert entry == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    assert not list(bundle.parent.glob("*.part"))
+
+
+def test_a_manifest_says_what_the_model_is_and_where_it_comes_from(manifest: dict[str, Any]) -> None:
+    """Name, version, shapes, preprocessing, attributes, priors, metrics, provenance and licence are all there."""
+    assert (manifest["format"], manifest["name"], manifest["version"]) == (1, "fashion-mnist", "3")
+    assert manifest["image"] == {"height": 32, "width": 32, "channels": 1}
+    assert (manifest["latent_size"], manifest["likelihood"], manifest["licence"]) == (16, "bernoulli", "MIT")
+    assert manifest["preprocessing"] == {"crop": None, "resize": [28, 28], "pad": 2}
+    assert [entry["name"] for entry in manifest["attributes"]] == [
+        *(
+            "t_shirt",
+            "trouser",
+            "pullover",
+            "dress",
+            "coat",
+            "sandal",
+            "shirt",
+            "sneaker",
+            "bag",
+            "ankle_boot",
+        )
+    ]
+    assert {(entry["positives"], entry["negatives"]) for entry in manifest["attributes"]} == {(150, 1350)}
+    assert manifest["priors"] == ["normal", "fitted"]
+    assert all(isinstance(value, int | float) for value in manifest["metrics"].values())
+    assert {"distortion", "rate", "sum", "mse", "active_units", "rate_fitted_prior"} <= manifest[
+        "metrics"
+    ].keys()
+    assert manifest["training"]["preset"] == manifest["training"]["config"]["preset"] == "fashion"
+    assert (manifest["training"]["seed"], manifest["training"]["epochs"]) == (1, 6)
+    assert {"data", "split", "commit", "libraries"} <= manifest["training"].keys()
+
+
+def test_the_default_prior_is_the_one_with_the_lower_rate(manifest: dict[str, Any]) -> None:
+    """What the manifest proposes is what its own figures say."""
+    lower = "fitted" if manifest["metrics"]["rate_fitted_prior"] < manifest["metrics"]["rate"] else "normal"
+    assert manifest["default_prior"] == lower
+
+
+@pytest.mark.parametrize("graph", ["encoder", "decoder"])
+def test_a_graph_is_what_the_manifest_says(graph: str, bundle: Path, manifest: dict[str, Any]) -> None:
+    """One file of opset 18 with the manifest's inputs and outputs in its order, and no trace of where it was made."""
+    entry = manifest["graphs"][graph]
+    loaded = session(bundle / entry["file"])
+    for kind, nodes in (("inputs", loaded.get_inputs()), ("outputs", loaded.get_outputs())):
+        assert [node.name for node in nodes] == list(entry[kind])
+        for node in nodes:
+            types = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+            assert {"dtype": types[node.type], "shape": node.shape} == entry[kind][node.name]
+    proto = onnx.load(bundle / entry["file"], load_external_data=False)
+    assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", 18)]
+    assert not any(tensor.external_data for tensor in proto.graph.initializer)
+    content = (bundle / entry["file"]).read_bytes()
+    assert b".py" not in content
+    assert str(Path.cwd()).encode() not in content
+
+
+def test_golden_outputs_are_what_the_graphs_answer(bundle: Path, data: Data) -> None:
+    """Eight real images and eight latents, some far out, with PyTorch's answers to them."""
+    golden = np.load(bundle / "golden.npz", allow_pickle=False)
+    assert np.array_equal(golden["pixels"], data.test.images[:8].numpy())
+    assert 4 < np.abs(golden["latents"]).max() <= 6
+    mean, log_variance = session(bundle / "encoder.onnx").run(None, {"pixels": golden["pixels"]})
+    pixels, means = session(bundle / "decoder.onnx").run(None, {"latents": golden["latents"]})
+    np.testing.assert_allclose(mean, golden["mean"], atol=1e-4)
+    np.testing.assert_allclose(log_variance, golden["log_variance"], atol=1e-4)
+    np.testing.assert_allclose(means, golden["decoded_means"], atol=1e-4)
+    assert np.abs(pixels.astype(int) - golden["decoded_pixels"]).max() <= 1
+
+
+def test_pixels_are_the_means_rounded_to_grey_levels(bundle: Path) -> None:
+    """The uint8 output is 255 times the means, rounded half to even, and the means lie in [0, 1]."""
+    latents = np.random.default_rng(0).uniform(-6, 6, (50, 16)).astype(np.float32)
+    pixels, means = session(bundle / "decoder.onnx").run(None, {"latents": latents})
+    assert np.array_equal(pixels, np.rint(means * np.float32(255)).astype(np.uint8))
+    assert means.min() >= 0
+    assert means.max() <= 1
+
+
+def test_the_latent_space_is_plain_arrays_of_the_right_kind(bundle: Path, data: Data) -> None:
+    """Directions are differences of class means of the bundle's own encoder, the mixture is a proper one."""
+    space = np.load(bundle / "latent_space.npz", allow_pickle=False)
+    means = session(bundle / "encoder.onnx").run(["mean"], {"pixels": data.train.images.numpy()})[0]
+    labels = data.train.labels.numpy()
+    for label, direction in enumerate(space["attribute_directions"]):
+        expected = means[labels == label].mean(0) - means[labels != label].mean(0)
+        np.testing.assert_allclose(direction, expected, atol=1e-4)
+    np.testing.assert_allclose(space["posterior_mean"], means.mean(0), atol=1e-4)
+    np.testing.assert_allclose(space["posterior_std"], means.std(0), atol=1e-4)
+    assert space["mixture_weights"].sum() == pytest.approx(1)
+    assert np.array_equal(space["mixture_choleskys"], np.tril(space["mixture_choleskys"]))
+    kinds = {name: space[name].dtype.name for name in space.files}
+    assert kinds == {
+        "attribute_directions": "float32",
+        "posterior_mean": "float32",
+        "posterior_std": "float32",
+        "mixture_weights": "float64",
+        "mixture_means": "float64",
+        "mixture_choleskys": "float64",
+    }
+
+
+def test_the_card_carries_the_figures(bundle: Path, manifest: dict[str, Any]) -> None:
+    """The model card shows the manifest's sum and every attribute's AUC, and the command that trains the model."""
+    card = (bundle / "README.md").read_text()
+    assert f"| {manifest['metrics']['sum']:.2f} |" in card
+    assert "python -m training fit fashion" in card
+    for entry in manifest["attributes"]:
+        assert f"| {entry['name']} | {entry['norm']:.2f} | {entry['auc']:.3f} |" in card
+
+
+def disturb(path: Path, amount: float) -> None:
+    """Add ``amount`` to the last bias of a graph."""
+    proto = onnx.load(path)
+    bias = [tensor for tensor in proto.graph.initializer if tensor.name.endswith("bias")][-1]
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(amount), bias.name))
+    onnx.save(proto, path)
+
+
+@pytest.mark.parametrize("graph", ["encoder.onnx", "decoder.onnx"])
+def test_a_graph_that_is_slightly_wrong_is_refused(graph: str, copy: Path, runs: Path, data: Data) -> None:
+    """The check passes the graphs as written and fails one whose last bias is off by a thousandth."""
+    model, _ = checkpoint.load_model(runs / "fashion", data)
+    graphs.check(model, data.test.images, copy)
+    disturb(copy / graph, 1e-3)
+    with pytest.raises(TrainingError, match=graph):
+        graphs.check(model, data.test.images, copy)
+
+
+def test_a_graph_of_other_weights_is_refused(copy: Path, data: Data, runs: Path) -> None:
+    """A bundle is checked against its own model: another one's graphs fail."""
+    model, _ = checkpoint.load_model(runs / "fashion", data)
+    torch.manual_seed(9)
+    other = type(model)(model.config).eval()
+    with pytest.raises(TrainingError):
+        graphs.check(other, data.test.images, copy)
+
+
+def test_a_failed_export_leaves_the_old_bundle_alone(
+    copy: Path, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model whose outputs are not numbers gets exit code 2 and one line, and the bundle that was there stays."""
+    state = checkpoint.load(runs / "fashion")
+    state["average"]["encoder.mean.bias"].fill_(float("nan"))
+    checkpoint.save(tmp_path / "runs" / "fashion", state)
+    before = (copy / "manifest.json").read_bytes()
+    assert export("fashion", tmp_path / "runs", copy) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert (copy / "manifest.json").read_bytes() == before
+    assert sorted(path.name for path in copy.parent.iterdir()) == ["bundle", "runs"]
+
+
+def test_a_plain_autoencoder_is_refused_in_one_line(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has no prior to sample from: exit code 2, one line, no bundle."""
+    assert export("fashion-autoencoder-2d", runs, tmp_path / "bundle") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "plain autoencoder" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_exporting_twice_gives_the_same_graphs(bundle: Path, runs: Path, tmp_path: Path) -> None:
+    """Graphs and golden outputs depend on the checkpoint alone: their hashes do not change."""
+    assert export("fashion", runs, tmp_path / "again") == 0
+    again = json.loads((tmp_path / "again" / "manifest.json").read_text())
+    first = json.loads((bundle / "manifest.json").read_text())
+    for name in ("encoder.onnx", "decoder.onnx", "golden.npz"):
+        assert again["files"][name] == first["files"][name]
