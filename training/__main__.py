@@ -43,11 +43,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_places(fit)
     fit.add_argument("--resume", action="store_true", help="go on from the checkpoint, to the same numbers")
     fit.add_argument("--restart", action="store_true", help="begin anew where there is a checkpoint")
-    fit.add_argument("--epochs", type=int, help="passes over the training images")
-    fit.add_argument("--batch-size", type=int, help="images per step, over all processes together")
-    fit.add_argument("--learning-rate", type=float, help="the highest rate of the schedule")
-    fit.add_argument("--likelihood", choices=LIKELIHOODS, help="what p(x given z) is")
-    fit.add_argument("--seed", type=int, help="of weights, data order and noise")
+    instead = fit.add_argument_group("instead of what the preset says")
+    instead.add_argument("--epochs", type=_positive, help="passes over the training images")
+    instead.add_argument("--batch-size", type=_positive, help="images per step, over all processes together")
+    instead.add_argument("--learning-rate", type=float, help="the highest rate of the schedule")
+    instead.add_argument("--likelihood", choices=LIKELIHOODS, help="what p(x given z) is")
+    instead.add_argument("--seed", type=int, help="of weights, data order and noise")
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("preset", metavar="PRESET", help="as given to fit")
     _add_places(export)
-    export.add_argument("--version", type=int, default=1, help="a positive integer (default: 1)")
+    export.add_argument("--version", type=_positive, default=1, help="a positive integer (default: 1)")
     export.add_argument("--out", type=Path, help="folder (default: service/armoire/models/NAME/VERSION)")
 
     report = commands.add_parser(
@@ -85,6 +86,13 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder of the IDX files (default: $ARMOIRE_DATA, then that of Debian's dataset-fashion-mnist)",
     )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
+    return number
 
 
 if __name__ == "__main__":

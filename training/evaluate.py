@@ -29,7 +29,7 @@ def main(arguments: argparse.Namespace) -> int:
             "split": "test",
             "seed": model.config.seed,
             **evaluate(model, data.test),
-            **_training(state),
+            **training_figures(state),
         }
         (folder / NAME).write_text(json.dumps(figures, indent=2) + "\n")
         rows.append(figures)
@@ -99,14 +99,17 @@ def _batches(split: Split, latents: torch.Tensor) -> Sequence[tuple[torch.Tensor
     return list(pairs)
 
 
-def _training(state: dict[str, Any]) -> dict[str, Any]:
-    """What the run itself saw: its last epoch's mean, each image before the update that it took part in."""
+def training_figures(state: dict[str, Any]) -> dict[str, Any]:
+    """Return what the run itself saw: its last epoch's mean, each image before the update that it took part in."""
     if not state["history"]:
         return {}
     last = state["history"][-1]
     return {
         "train_distortion": last["train_distortion"],
         "train_rate": last["train_rate"] if state["config"]["variational"] else None,
+        "train_sum": last["train_distortion"] + last["train_rate"]
+        if state["config"]["variational"]
+        else None,
         "epochs": last["epoch"],
         "training_seconds": state["seconds"],
     }
@@ -117,6 +120,7 @@ COLUMNS = {
     "distortion": "distortion",
     "rate": "rate",
     "sum": "sum",
+    "train_sum": "in training",
     "mse": "MSE",
     "active_units": "active",
     "aggregate_gaussian_kl": "KL(q(z))",

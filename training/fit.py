@@ -71,6 +71,9 @@ def fit(config: Config, data: Data, folder: Path, state: dict[str, Any] | None =
         checkpoint.require_data(state, data, folder)
         trainer.load_state(state)
         record.load_state(state)
+    if trainer.step_count == trainer.steps:
+        fabric.print(f"{folder}: all {config.epochs} epochs are done")
+        return 0
     images = data.train.images.to(fabric.device)
     total = trainer.steps * config.batch_size
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from training import aggregate, checkpoint, latent_space, pictures, plots, randomness
 from training.data import Data, load
-from training.evaluate import evaluate, table_cells
+from training.evaluate import evaluate, table_cells, training_figures
 from training.model import Autoencoder, Posterior
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -63,7 +63,7 @@ def chapter(folder: Path, data: Data, out: Path) -> Chapter:
     """
     model, state = checkpoint.load_model(folder, data)
     config = model.config
-    figures = {**evaluate(model, data.test), "training_seconds": state["seconds"]}
+    figures = {**evaluate(model, data.test), **training_figures(state)}
     entry = Chapter(config.preset, state, figures, config.variational, config.latent_size)
     for name, picture in _draw(model, state, data).items():
         path = out / f"{config.preset}-{name}.png"

@@ -1,5 +1,6 @@
 """Training runs: what they leave, how they stop, and that a resumed one ends where an uninterrupted one does."""
 
+import math
 import os
 import signal
 import subprocess
@@ -125,6 +126,7 @@ def test_a_run_is_resumed_as_it_began(runs: Path, capsys: pytest.CaptureFixture[
     assert fit("fashion-2d", runs, "--resume", "--epochs", "7") == 2
     assert "epochs 6, not 7" in capsys.readouterr().err
     assert fit("fashion-2d", runs, "--resume", "--epochs", "6") == 0
+    assert "all 6 epochs are done" in capsys.readouterr().out
 
 
 def test_resuming_what_was_never_begun_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,3 +252,13 @@ def test_a_batch_that_cannot_be_shared_or_filled_is_refused(
     """A batch of more images than there are gets one line and exit code 2."""
     assert fit("fashion", tmp_path, "--batch-size", "1501") == 2
     assert "1500 training images" in capsys.readouterr().err
+
+
+def test_a_gaussian_likelihood_is_trained_with_its_sigma(tmp_path: Path) -> None:
+    """The run keeps sigma in its checkpoint, and the test distortion is a density's: below that of unit variance."""
+    options = ("--likelihood", "gaussian", "--epochs", "6", "--learning-rate", "0.01")
+    assert fit("fashion-2d", tmp_path, *options) == 0
+    state = checkpoint_of(tmp_path)
+    assert state["config"]["likelihood"] == "gaussian"
+    assert state["average"]["sigma_log_variance"] < -0.1
+    assert state["history"][-1]["test_distortion"] < 0.5 * 1024 * math.log(2 * math.pi)
