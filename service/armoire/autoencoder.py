@@ -14,7 +14,7 @@ from armoire import latents
 from armoire.arrays import Floats, Pixels
 from armoire.batching import Batcher, Call
 from armoire.bundle import Bundle, Manifest
-from armoire.errors import InvalidArgument, NotFound
+from armoire.errors import InvalidArgument, NotFound, quoted
 
 # Points are given directly, or as pixels that stand for their posterior mean.
 Places = Floats | Pixels
@@ -75,7 +75,7 @@ class Autoencoder:
         manifest = self.manifest
         prior = prior or manifest.default_prior
         if prior not in manifest.priors:
-            raise NotFound(f"prior {prior!r} is unknown", manifest.priors)
+            raise NotFound(f"prior {quoted(prior)} is unknown", manifest.priors)
         if prior == "fitted" and self.bundle.mixture is not None:
             z = await asyncio.get_running_loop().run_in_executor(
                 self._drawing, self.bundle.mixture.sample, count, seed, temperature
@@ -104,7 +104,7 @@ class Autoencoder:
         """
         for edit in edits:
             if isinstance(edit.direction, str) and edit.direction not in self.bundle.directions:
-                raise NotFound(f"attribute {edit.direction!r} is unknown", self.bundle.directions)
+                raise NotFound(f"attribute {quoted(edit.direction)} is unknown", self.bundle.directions)
         examples = [group for edit in edits if isinstance(edit.direction, tuple) for group in edit.direction]
         z, *means = await self.points([places, *examples], call)
         pairs = iter(zip(means[::2], means[1::2], strict=True))

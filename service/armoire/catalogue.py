@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from armoire.autoencoder import Autoencoder
-from armoire.errors import BadSettings, NotFound
+from armoire.errors import BadSettings, NotFound, quoted
 
 # Served first where it is there, since the newcomer's first command names no model.
 PREFERRED = "fashion-mnist"
@@ -39,11 +39,11 @@ class Catalogue:
         """
         versions = self._models.get(name or self.default_model)
         if versions is None:
-            raise NotFound(f"model {name!r} is unknown", self._models)
+            raise NotFound(f"model {quoted(name)} is unknown", self._models)
         version = version or max(versions, key=int)
         if version not in versions:
             raise NotFound(
-                f"version {version!r} of model {name or self.default_model!r} is unknown", versions
+                f"version {quoted(version)} of model {name or self.default_model!r} is unknown", versions
             )
         return versions[version]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import time
@@ -18,8 +17,6 @@ from armoire.arrays import Array
 from armoire.batching import Cost, Outputs
 from armoire.bundle import Bundle, GraphSpec
 from armoire.errors import BadBundle, BadSettings
-
-logger = logging.getLogger(__name__)
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # ONNX Runtime's arena on the GPU: these graphs need a fraction, and the GPU may be shared.
@@ -67,11 +64,13 @@ class Provider:
         name: ONNX Runtime's name of it.
         precision: the arithmetic in use.
         batch_sizes: the closed set that batches are padded to; empty: any size runs as it is.
+        why: the reason that it was taken in place of another one, for the log.
     """
 
     name: str
     precision: str = "fp32"
     batch_sizes: tuple[int, ...] = ()
+    why: str = ""
 
 
 def powers_of_two(max_batch: int) -> tuple[int, ...]:
@@ -161,14 +160,22 @@ class Graph:
             ("output", self._session.get_outputs(), spec.outputs),
         ):
             came = {
-                node.name: (_ORT_TYPES.get(node.type, node.type), tuple(node.shape[1:])) for node in nodes
+                node.name: (_ORT_TYPES.get(node.type, node.type), (_batch(node), *node.shape[1:]))
+                for node in nodes
             }
-            want = {name: (tensor.dtype, tuple(tensor.shape[1:])) for name, tensor in wanted.items()}
+            want = {name: (tensor.dtype, tensor.shape) for name, tensor in wanted.items()}
             if came != want:
                 raise BadBundle(f"{spec.file} has the {kind}s {came}; the manifest says {want}")
 
 
 _ORT_TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+
+
+def _batch(node: Any) -> str | int | None:
+    """Give the batch axis of an input or output: "n" where any size will do, whatever the exporter called it."""
+    if not node.shape:
+        return None
+    return node.shape[0] if isinstance(node.shape[0], int) else "n"
 
 
 class _Binding:
@@ -226,8 +233,7 @@ def choose_provider(wanted: str, bundle: Bundle, max_batch: int) -> Provider:
     except BadSettings as error:
         if wanted == "cuda":
             raise BadSettings(f"provider is cuda, which does not work here: {error}") from None
-        logger.info("provider auto takes the CPU: %s", error)
-        return Provider(CPU)
+        return Provider(CPU, why=f"provider auto takes the CPU: {error}")
     return cuda
 
 
@@ -238,20 +244,27 @@ def check_golden(bundle: Bundle, encoder: Graph, decoder: Graph) -> None:
         BadBundle: they differ by more than rounding.
     """
     golden, where = bundle.golden, f"{bundle.manifest.name}/{bundle.manifest.version}"
-    mean, log_variance = encoder.run(golden["pixels"])
+    mean, log_variance = _run(encoder, "encoder", golden["pixels"], where)
     for name, came in (("mean", mean), ("log_variance", log_variance)):
         gap = float(np.abs(came - golden[name]).max())
         if not gap <= GOLDEN_TOLERANCE:  # a NaN is no match
             raise BadBundle(
                 f"{where}: the encoder's {name} differs from its golden output by {gap:.3g}; export it again"
             )
-    (pixels,) = decoder.run(golden["latents"])
+    (pixels,) = _run(decoder, "decoder", golden["latents"], where)
     gaps = np.abs(pixels.astype(np.int16) - golden["decoded_pixels"])
     if gaps.max() > 1 or (gaps == 0).mean() < GOLDEN_EQUAL_PIXELS:
         raise BadBundle(
             f"{where}: the decoder's pixels differ from its golden output by up to {gaps.max()} of 255 and "
             f"agree in {(gaps == 0).mean():.2%}; export it again"
         )
+
+
+def _run(graph: Graph, name: str, rows: Array, where: str) -> Outputs:
+    try:
+        return graph.run(rows)
+    except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+        raise BadBundle(f"{where}: the {name} fails on its golden input: {_first_line(error)}") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -39,6 +39,11 @@ __all__ = [
 ]
 
 
+def quoted(name: str) -> str:
+    """Show a name that a caller sent, on one line; a long one is cut, since gRPC drops answers over 8 KB."""
+    return ascii(name if len(name) <= 100 else f"{name[:100]}...")
+
+
 class ArmoireError(Exception):
     """The root. ``str(error)`` is one line: what came, what was wanted, what to do next."""
 

@@ -86,7 +86,8 @@ class Server:
     async def stop(self) -> None:
         """Drain: health first, then new calls are refused and those in flight are answered, then gRPC stops."""
         await self._health.enter_graceful_shutdown()
-        await self._interceptor.drain(self._settings.grace)
+        if self._servicer.catalogue is not None:  # else nobody has been served
+            await self._interceptor.drain(self._settings.grace)
         await self._grpc.stop(0)
         for autoencoder in self._servicer.catalogue or ():
             autoencoder.close()
@@ -151,7 +152,11 @@ class Server:
 
     def _warm_up(self, bundles: list[Bundle]) -> list[Autoencoder]:
         provider = engine.choose_provider(self._settings.provider, bundles[0], self._settings.max_batch)
-        return [self._load(each, provider) for each in bundles]
+        loaded = [self._load(each, provider) for each in bundles]
+        # Only now: a start that fails says so in one line.
+        if provider.why:
+            logger.info(provider.why)
+        return loaded
 
     def _load(self, each: Bundle, provider: Provider) -> Autoencoder:
         manifest = each.manifest

@@ -83,12 +83,11 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
         _check_format(request.image_format)
         _check_enum(request.path, pb.InterpolationPath.DESCRIPTOR, "path")
         _at_least(request.steps, 2, "steps")
-        n, m = _point_rows(request.start), _point_rows(request.end)
-        if n != m:
-            raise InvalidArgument(f"{m} points came; start has {n}", "end")
-        self._limit(max(n, 1) * request.steps, "steps")
+        self._limit(max(_point_rows(request.start), _point_rows(request.end), 1) * request.steps, "steps")
         start = await self._points(request.start, model, "start")
         end = await self._points(request.end, model, "end")
+        if len(start) != len(end):
+            raise InvalidArgument(f"{len(end)} points came; start has {len(start)}", "end")
         spherical = request.path == pb.INTERPOLATION_PATH_SPHERICAL
         pixels, z = await model.interpolate(start, end, request.steps, spherical, call)
         return pb.InterpolateResponse(

@@ -194,7 +194,7 @@ def test_no_server_is_told_with_the_command_that_starts_one(capsys: pytest.Captu
 def test_without_the_server_packages_serve_names_the_extra() -> None:
     """In a caller's installation `armoire serve` says which extra to install, and --help still works."""
     program = (
-        "import sys; sys.modules['pydantic_settings'] = None; sys.modules['onnxruntime'] = None\n"
+        "import sys; sys.modules['pydantic'] = None; sys.modules['onnxruntime'] = None\n"
         "from armoire.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     for arguments, status, text in (
