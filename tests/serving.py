@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from armoire import config
+from armoire.batching import Batcher
 from armoire.server import Server
 
 FASHION = config.BUNDLED_MODELS / "fashion-mnist" / "1"
@@ -39,6 +41,33 @@ class Running:
     def submit(self, work: Any) -> Any:
         """Start a coroutine on the server's loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def batcher(self, graph: str) -> Batcher:
+        """The queue in front of a graph of the default model."""
+        model = next(iter(self.server._servicer.catalogue))
+        return model._encoder if graph == "encoder" else model._decoder
+
+    @contextmanager
+    def holding(self, graph: str) -> Iterator[None]:
+        """Keep a graph's engine busy while the block runs, so that what arrives has to wait."""
+        free = threading.Event()
+        self.batcher(graph)._engine.submit(free.wait, 60)
+        try:
+            yield
+        finally:
+            free.set()
+
+    def pending(self, graph: str) -> float:
+        """How many rows wait in front of a graph of the default model."""
+        labels = {"model": "fashion-mnist", "graph": graph}
+        return self.server._metrics.registry.get_sample_value("armoire_pending_rows", labels)
+
+    def until_pending(self, graph: str, rows: int) -> None:
+        """Wait until exactly ``rows`` rows wait in front of a graph."""
+        end = time.monotonic() + 30
+        while self.pending(graph) != rows:
+            assert time.monotonic() < end, f"after 30 s {self.pending(graph)} rows wait, not {rows}"
+            self.run(asyncio.sleep(0))
 
     def close(self) -> None:
         self.run(self.server.stop())

@@ -140,7 +140,7 @@ class Autoencoder:
         """Let go of the threads, once no call is in flight."""
         self._encoder.close()
         self._decoder.close()
-        self._drawing.shutdown()
+        self._drawing.shutdown(wait=False, cancel_futures=True)
 
 
 def _require_finite(z: Floats, field: str) -> None:

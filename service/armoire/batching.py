@@ -32,13 +32,25 @@ class Call:
 
     Attributes:
         deadline: on the clock of time.monotonic(), in seconds; None: the caller waits for ever.
-        queue_seconds: the longest wait in front of each graph, added up.
-        run_seconds: the time in batches that held a row of this call.
+        queue_seconds: the time in which rows of this call waited for their first batch.
+        run_seconds: the time in which a batch with rows of this call ran. What happens side by side counts once.
     """
 
     deadline: float | None = None
     queue_seconds: float = 0.0
     run_seconds: float = 0.0
+    _queued_until: float = 0.0
+    _ran_until: float = 0.0
+
+    def queued(self, start: float, end: float) -> None:
+        """Add a wait, on the clock of time.monotonic()."""
+        self.queue_seconds += max(0.0, end - max(start, self._queued_until))
+        self._queued_until = max(end, self._queued_until)
+
+    def ran(self, start: float, end: float) -> None:
+        """Add a batch, on the clock of time.monotonic()."""
+        self.run_seconds += max(0.0, end - max(start, self._ran_until))
+        self._ran_until = max(end, self._ran_until)
 
     def remaining(self) -> float:
         """Give the seconds left, infinity without a deadline."""
@@ -129,7 +141,7 @@ class Batcher:
         ticket = _Ticket(rows, call, asyncio.get_running_loop().create_future())
         self._queue.append(ticket)
         self._pending_rows += len(rows)
-        self._metrics.pending_rows.set(self._pending_rows)
+        self._metrics.pending_rows.inc(len(rows))
         if self._work is None:
             self._work = asyncio.create_task(self._work_off())
         try:
@@ -137,11 +149,11 @@ class Batcher:
         finally:
             # Reached by an answer, a failure and a cancelled caller alike.
             self._pending_rows -= len(rows)
-            self._metrics.pending_rows.set(self._pending_rows)
+            self._metrics.pending_rows.dec(len(rows))
 
     def close(self) -> None:
         """Let go of the engine's thread, once nothing is queued any more."""
-        self._engine.shutdown(wait=True)
+        self._engine.shutdown(wait=False, cancel_futures=True)
 
     def _admit(self, rows: int, call: Call) -> None:
         remaining = call.remaining()
@@ -174,6 +186,7 @@ class Batcher:
                 started = time.monotonic()
                 try:
                     outputs = await loop.run_in_executor(self._engine, self._run, _gather(batch))
+                    self._hand_out(batch, outputs, started)
                 except Exception:
                     logger.exception("a batch of %d calls failed", len(batch))
                     for ticket, _, _ in batch:
@@ -181,8 +194,6 @@ class Batcher:
                             ticket.future.set_exception(
                                 Internal("the graph failed; the server's log says why")
                             )
-                else:
-                    self._hand_out(batch, outputs, time.monotonic() - started)
         finally:
             self._work = None
 
@@ -193,16 +204,17 @@ class Batcher:
         unfinished = []
         while space and self._queue:
             ticket = self._queue.popleft()
-            if ticket.future.done():
-                continue  # the caller has gone away, or an earlier part of it failed
+            if ticket.future.done():  # the caller has gone away, or an earlier part of it failed
+                if ticket.call.remaining() <= 0:
+                    self._metrics.deadline_missed.inc()
+                continue
             if ticket.call.deadline is not None and ticket.call.deadline <= now:
                 self._metrics.deadline_missed.inc()
                 ticket.future.set_exception(DeadlineExceeded("the deadline passed in the queue"))
                 continue
             if not ticket.taken:
-                waited = now - ticket.arrived
-                ticket.call.queue_seconds += waited
-                self._metrics.queue_duration.observe(waited)
+                ticket.call.queued(ticket.arrived, now)
+                self._metrics.queue_duration.observe(now - ticket.arrived)
             first, last = ticket.taken, min(ticket.taken + space, len(ticket.rows))
             batch.append((ticket, first, last))
             ticket.taken = last
@@ -212,17 +224,20 @@ class Batcher:
         self._queue.extend(unfinished)
         return batch
 
-    def _hand_out(self, batch: Sequence[tuple[_Ticket, int, int]], outputs: Outputs, seconds: float) -> None:
-        start = 0
+    def _hand_out(self, batch: Sequence[tuple[_Ticket, int, int]], outputs: Outputs, started: float) -> None:
+        start, ended = 0, time.monotonic()
+        wanted = sum(last - first for _, first, last in batch)
+        if any(len(output) != wanted for output in outputs):
+            raise RuntimeError(f"the graph gave {[len(output) for output in outputs]} rows for {wanted}")
         for ticket, first, last in batch:
             stop = start + last - first
-            ticket.call.run_seconds += seconds
+            ticket.call.ran(started, ended)
             ticket.deliver(first, tuple(output[start:stop] for output in outputs))
             start = stop
-        self._metrics.inference_duration.observe(seconds)
-        self._metrics.batch_rows.observe(start)
-        self._metrics.rows.inc(start)
-        self._metrics.padding_rows.inc(self._padding(start))
+        self._metrics.inference_duration.observe(ended - started)
+        self._metrics.batch_rows.observe(wanted)
+        self._metrics.rows.inc(wanted)
+        self._metrics.padding_rows.inc(self._padding(wanted))
 
 
 def _gather(batch: Sequence[tuple[_Ticket, int, int]]) -> Array:

@@ -26,6 +26,7 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
 Version = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,17}$")]
 Size = Annotated[int, Field(ge=1, le=65536)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class _Part(BaseModel):
@@ -83,8 +84,8 @@ class AttributeSpec(_Part):
     name: str
     norm: float
     auc: Annotated[float, Field(ge=0, le=1)]
-    positives: int
-    negatives: int
+    positives: Count
+    negatives: Count
 
 
 class Manifest(_Part):
@@ -114,6 +115,9 @@ class Manifest(_Part):
         wanted = {*REQUIRED_FILES, *(graph.file for graph in self.graphs.values())}
         if unlisted := wanted - set(self.files):
             raise ValueError(f"files does not list {', '.join(sorted(unlisted))}")
+        names = [attribute.name for attribute in self.attributes]
+        if len(set(names)) < len(names):
+            raise ValueError("two attributes have one name")
         if self.default_prior not in self.priors:
             raise ValueError(f"default_prior {self.default_prior!r} is not among the priors {self.priors}")
         size = self.preprocessing.resize

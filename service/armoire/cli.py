@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import grpc
 import numpy as np
 
 from armoire import bench, pictures
-from armoire.client import Client, Points, connect, to_error
+from armoire.client import Client, Points, to_error
 from armoire.errors import ArmoireError, InvalidArgument, StartError
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
@@ -22,7 +24,11 @@ PAIR = "armoire sample --count 2 --seed 7 --out pair.png --files pair\n  "
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; exit status 0, or 1 for a call that failed, or 2 for a wrong command or setting."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    # Without the server's packages its flags are not known either, and _serve says what to install.
+    if unknown and not (arguments.verb == "serve" and find_spec("pydantic") is None):
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         status: int = arguments.run(arguments)
     except StartError as error:
@@ -139,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_connection(load, model=True)
     load.add_argument("--callers", type=_positive, default=16, help="calls in flight (default: 16)")
     load.add_argument("--rows", type=_positive, default=8, help="latent points a call (default: 8)")
-    load.add_argument("--seconds", type=float, default=5.0, help="how long (default: 5)")
+    load.add_argument("--seconds", type=_duration, default=5.0, help="how long (default: 5)")
     return parser
 
 
@@ -147,7 +153,8 @@ def _add_connection(parser: argparse.ArgumentParser, *, model: bool = False) -> 
     group = parser.add_argument_group("connection")
     group.add_argument("--address", default="127.0.0.1:50051", help="HOST:PORT (default: 127.0.0.1:50051)")
     group.add_argument("--timeout", type=float, default=30.0, help="seconds for the call (default: 30)")
-    group.add_argument("--tls-ca", type=Path, help="PEM authorities to trust; turns TLS on")
+    group.add_argument("--tls", action="store_true", help="speak TLS; any of the next three does so too")
+    group.add_argument("--tls-ca", type=Path, help="PEM authorities to trust (default: the system's)")
     group.add_argument("--tls-cert", type=Path, help="PEM certificate of this client, for mTLS")
     group.add_argument("--tls-key", type=Path, help="PEM private key of this client")
     group.add_argument("--token-file", type=Path, help="file that holds a bearer token")
@@ -186,7 +193,13 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _health(arguments: argparse.Namespace) -> int:
     # grpc.health.v1 by hand: its Python package is the server's, and the two messages are a byte or two.
-    with connect(arguments.address, _credentials(arguments)) as channel:
+    # A plain channel: one that balances by health would not let a NOT_SERVING answer through.
+    credentials = _credentials(arguments)
+    with (
+        grpc.secure_channel(arguments.address, credentials)
+        if credentials
+        else grpc.insecure_channel(arguments.address)
+    ) as channel:
         check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
             "/grpc.health.v1.Health/Check"
         )
@@ -240,7 +253,8 @@ def _decode(arguments: argparse.Namespace) -> int:
         with arguments.points.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             z = loaded if isinstance(loaded, np.ndarray) else loaded["means"]
-    except (ValueError, KeyError, EOFError) as error:
+        z = np.asarray(z, np.float32)
+    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidArgument(
             f"{arguments.points} is no .npy of points nor .npz with means: {error}"
         ) from None
@@ -305,10 +319,10 @@ def _client(arguments: argparse.Namespace) -> Client:
 
 
 def _credentials(arguments: argparse.Namespace) -> grpc.ChannelCredentials | None:
-    if arguments.tls_ca is None:
+    files = (arguments.tls_ca, arguments.tls_key, arguments.tls_cert)
+    if not arguments.tls and not any(files):
         return None
-    pair = [path.read_bytes() if path else None for path in (arguments.tls_key, arguments.tls_cert)]
-    return grpc.ssl_channel_credentials(arguments.tls_ca.read_bytes(), *pair)
+    return grpc.ssl_channel_credentials(*(path.read_bytes() if path else None for path in files))
 
 
 def _token(arguments: argparse.Namespace) -> str | None:
@@ -336,6 +350,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} came; at least 1 is wanted")
+    return value
+
+
+def _duration(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} came; more than 0 and at most 3600 is wanted")
     return value
 
 

@@ -24,7 +24,7 @@ from armoire.v1 import armoire_pb2_grpc as pb_grpc
 __all__ = ["Client", "Direction", "Model", "Posterior", "Samples", "Traversal", "connect"]
 
 SERVICE = pb.DESCRIPTOR.services_by_name["LatentService"].full_name
-# Any replica that says SERVING takes a share; only UNAVAILABLE is tried again, since the call then never ran.
+# Any replica that says SERVING takes a share. Only UNAVAILABLE is tried again; every RPC is safe to repeat.
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "healthCheckConfig": {"serviceName": SERVICE},
@@ -41,6 +41,7 @@ SERVICE_CONFIG = {
         }
     ],
 }
+RETRY_BUFFER_BYTES = 64 << 20
 PATHS = {"linear": pb.INTERPOLATION_PATH_LINEAR, "spherical": pb.INTERPOLATION_PATH_SPHERICAL}
 
 Request = TypeVar("Request")
@@ -148,6 +149,9 @@ class Client:
         self, count: int, *, seed: int | None = None, temperature: float | None = None, prior: str = ""
     ) -> Samples:
         """Draw ``count`` new images; the same seed gives the same images."""
+        _check_range(count, 1 << 31, "count")
+        if seed is not None:
+            _check_range(seed, 1 << 64, "seed")
         request = pb.SampleRequest(
             count=count, seed=seed, temperature=temperature, prior=prior, **self._which
         )
@@ -156,6 +160,7 @@ class Client:
 
     def interpolate(self, start: Points, end: Points, steps: int = 8, path: str = "linear") -> Traversal:
         """Walk from each start to its end: images [n, steps, h, w, c]; path is linear or spherical."""
+        _check_range(steps, 1 << 31, "steps")
         if path not in PATHS:
             raise errors.InvalidArgument(f"{path!r} came; {' or '.join(PATHS)} is wanted", "path")
         request = pb.InterpolateRequest(
@@ -201,6 +206,8 @@ def connect(address: str, credentials: grpc.ChannelCredentials | None = None) ->
         ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
+        # gRPC tries again only what it has kept, by default no request over 256 KiB.
+        ("grpc.per_rpc_retry_buffer_size", RETRY_BUFFER_BYTES),
     ]
     if credentials is None:
         return grpc.insecure_channel(address, options)
@@ -210,8 +217,9 @@ def connect(address: str, credentials: grpc.ChannelCredentials | None = None) ->
 def to_error(error: grpc.RpcError) -> errors.ArmoireError:
     """Turn gRPC's error into the class of armoire.errors that carries its code."""
     code, text = error.code(), error.details() or error.code().name
-    if code is grpc.StatusCode.UNAVAILABLE:
-        text += " (is a server running there? start one with `armoire serve`)"
+    from_the_server = "x-request-id" in dict(cast(Any, error.trailing_metadata()) or ())
+    if code is grpc.StatusCode.UNAVAILABLE and not from_the_server:
+        text += " (is a healthy server there? `armoire serve` starts one, `armoire health` asks it)"
     by_code: dict[grpc.StatusCode, type[errors.ArmoireError]] = {
         kind.code: kind for kind in errors.ArmoireError.__subclasses__() if kind is not errors.StartError
     }
@@ -219,11 +227,21 @@ def to_error(error: grpc.RpcError) -> errors.ArmoireError:
     status = rpc_status.from_call(cast(grpc.Call, error))  # every RpcError that a call raises is one
     for detail in status.details if status else ():
         bad_request, retry_info = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+        error_info = error_details_pb2.ErrorInfo()
         if isinstance(found, errors.InvalidArgument) and detail.Unpack(bad_request):
             found.field = bad_request.field_violations[0].field
+        elif isinstance(found, errors.InvalidArgument) and detail.Unpack(error_info):
+            field, found = found.field, errors.LimitExceeded(text)
+            found.field = field
         elif isinstance(found, errors.Overloaded) and detail.Unpack(retry_info):
             found.retry_after = retry_info.retry_delay.ToNanoseconds() / 1e9
     return found
+
+
+def _check_range(value: int, end: int, field: str) -> None:
+    """Tell what protobuf would raise ValueError for."""
+    if not 0 <= value < end:
+        raise errors.InvalidArgument(f"{value} came; 0 to {end - 1} is wanted", field)
 
 
 def _array(tensor: pb.Tensor) -> Array:

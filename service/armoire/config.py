@@ -19,8 +19,8 @@ from armoire.errors import BadSettings
 
 BUNDLED_MODELS = Path(__file__).parent / "models"
 PREFIX = "ARMOIRE_"
-# Kubernetes injects these for a Service called armoire; training reads its own two.
-FOREIGN = re.compile(r"ARMOIRE_(SERVICE_|PORT(_|$)|DATA$|CELEBA$)")
+# Kubernetes injects the first for every Service called armoire or armoire-something; training reads the last two.
+FOREIGN = re.compile(r"ARMOIRE_(\w+_)?(SERVICE_(HOST|PORT)|PORT(_|$))|ARMOIRE_(DATA|CELEBA)$")
 
 
 # A name, an IPv4 address, or an IPv6 address in brackets.
@@ -68,7 +68,7 @@ class Settings(BaseModel):
     max_queue_rows: int = Field(
         4096, ge=1, le=1 << 20, description="most unanswered rows in front of one graph"
     )
-    max_message_mib: int = Field(32, ge=1, le=1024, description="largest request message in MiB")
+    max_message_mib: int = Field(16, ge=1, le=1024, description="largest request message in MiB")
     grace: float = Field(30.0, ge=0, le=3600, description="seconds that calls in flight have at shutdown")
     tls_cert: Path | None = Field(None, description="PEM certificate chain of the server; turns TLS on")
     tls_key: Path | None = Field(None, description="PEM private key of the server")

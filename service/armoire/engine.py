@@ -19,7 +19,7 @@ from armoire.bundle import Bundle, GraphSpec
 from armoire.errors import BadBundle, BadSettings
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-# ONNX Runtime's arena on the GPU: these graphs need a fraction, and the GPU may be shared.
+# ONNX Runtime's arena on the GPU, for each graph: they need a fraction, and the GPU may be shared.
 GPU_MEMORY_BYTES = 2 << 30
 CUDA_OPTIONS: dict[str, Any] = {
     # EXHAUSTIVE times every algorithm again for each new shape, in the middle of a call.
@@ -106,10 +106,10 @@ class Graph:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         providers: list[Any] = [(CUDA, CUDA_OPTIONS)] if provider.name == CUDA else [provider.name]
         try:
-            self._session = ort.InferenceSession(content, options, providers=providers)
+            # Without its own fallback, which would go on with the CPU after a fault, then or in the middle of a run.
+            self._session = ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
-            kind = BadSettings if provider.name == CUDA else BadBundle
-            raise kind(f"{spec.file} cannot be loaded on {provider.name}: {_first_line(error)}") from None
+            raise _fault(provider, f"{spec.file} cannot be loaded", error) from None
         if self._session.get_providers()[0] != provider.name:
             raise BadSettings(
                 f"{provider.name} was asked for and ONNX Runtime took {self._session.get_providers()[0]}"
@@ -119,9 +119,13 @@ class Graph:
         self._row = spec.inputs[self._input].row
         self._dtype = np.dtype(spec.inputs[self._input].dtype)
         self._outputs = list(outputs)
-        self._bindings = [
-            _Binding(self._session, spec, self._outputs, provider, size) for size in provider.batch_sizes
-        ]
+        self._file, self._provider = spec.file, provider
+        try:
+            self._bindings = [
+                _Binding(self._session, spec, self._outputs, provider, size) for size in provider.batch_sizes
+            ]
+        except Exception as error:
+            raise _fault(provider, f"{spec.file} gets no buffers", error) from None
 
     def run(self, rows: Array) -> Outputs:
         """Run [n, ...] -> arrays [n, ...] in the order of ``outputs``; safe from one thread at a time."""
@@ -129,6 +133,22 @@ class Graph:
             if len(rows) <= binding.size:
                 return binding.run(rows)
         return tuple(self._session.run(self._outputs, {self._input: rows}))
+
+    def prove(self, rows: Array) -> Outputs:
+        """Run as ``run`` does, before anybody is served.
+
+        Raises:
+            BadBundle: the graph cannot run these rows.
+            BadSettings: the same, on a provider that the CPU could stand in for.
+        """
+        try:
+            return self.run(rows)
+        except Exception as error:
+            raise _fault(self._provider, f"{self._file} cannot run {len(rows)} rows", error) from None
+
+    def prove_one_row(self) -> None:
+        """Run one row of zeros; errors as in ``prove``."""
+        self.prove(np.zeros((1, *self._row), self._dtype))
 
     def padding(self, rows: int) -> int:
         """Tell how many rows are run in vain to fill a batch of ``rows``."""
@@ -150,7 +170,7 @@ class Graph:
         times = []
         for _ in range(5):
             started = time.perf_counter()
-            self.run(rows)
+            self.prove(rows)
             times.append(time.perf_counter() - started)
         return min(times)
 
@@ -192,6 +212,7 @@ class _Binding:
         device = "cuda" if provider.name == CUDA else "cpu"
         (name,) = spec.inputs
         self.size = size
+        self._on_cpu = device == "cpu"
         self._session = session
         self._staging = np.zeros((size, *spec.inputs[name].row), spec.inputs[name].dtype)
         self._input = ort.OrtValue.ortvalue_from_numpy(self._staging, device, 0)
@@ -210,8 +231,18 @@ class _Binding:
         self._staging[: len(rows)] = rows
         self._input.update_inplace(self._staging)
         self._session.run_with_iobinding(self._binding)
+        answers = (value.numpy()[: len(rows)] for value in self._outputs)
         # On the CPU numpy() is a view of the buffer, which the next batch writes over.
-        return tuple(value.numpy()[: len(rows)].copy() for value in self._outputs)
+        return tuple(answer.copy() if self._on_cpu else answer for answer in answers)
+
+
+def load(bundle: Bundle, provider: Provider, threads: int) -> tuple[Graph, Graph]:
+    """Load a bundle's encoder and decoder, each with the outputs that are served; errors as in Graph."""
+    specs = bundle.manifest.graphs
+    return (
+        Graph(bundle.encoder, specs["encoder"], ["mean", "log_variance"], provider, threads),
+        Graph(bundle.decoder, specs["decoder"], ["pixels"], provider, threads),
+    )
 
 
 def choose_provider(wanted: str, bundle: Bundle, max_batch: int) -> Provider:
@@ -229,7 +260,8 @@ def choose_provider(wanted: str, bundle: Bundle, max_batch: int) -> Provider:
                 "this ONNX Runtime is a build without CUDA; install armoire[cuda] in an environment of its own"
             )
         ort.preload_dlls()
-        Graph(bundle.decoder, bundle.manifest.graphs["decoder"], ["pixels"], cuda, threads=1)
+        for graph in load(bundle, cuda, threads=1):
+            graph.prove_one_row()
     except BadSettings as error:
         if wanted == "cuda":
             raise BadSettings(f"provider is cuda, which does not work here: {error}") from None
@@ -244,14 +276,14 @@ def check_golden(bundle: Bundle, encoder: Graph, decoder: Graph) -> None:
         BadBundle: they differ by more than rounding.
     """
     golden, where = bundle.golden, f"{bundle.manifest.name}/{bundle.manifest.version}"
-    mean, log_variance = _run(encoder, "encoder", golden["pixels"], where)
+    mean, log_variance = encoder.prove(golden["pixels"])
     for name, came in (("mean", mean), ("log_variance", log_variance)):
         gap = float(np.abs(came - golden[name]).max())
         if not gap <= GOLDEN_TOLERANCE:  # a NaN is no match
             raise BadBundle(
                 f"{where}: the encoder's {name} differs from its golden output by {gap:.3g}; export it again"
             )
-    (pixels,) = _run(decoder, "decoder", golden["latents"], where)
+    (pixels,) = decoder.prove(golden["latents"])
     gaps = np.abs(pixels.astype(np.int16) - golden["decoded_pixels"])
     if gaps.max() > 1 or (gaps == 0).mean() < GOLDEN_EQUAL_PIXELS:
         raise BadBundle(
@@ -260,12 +292,7 @@ def check_golden(bundle: Bundle, encoder: Graph, decoder: Graph) -> None:
         )
 
 
-def _run(graph: Graph, name: str, rows: Array, where: str) -> Outputs:
-    try:
-        return graph.run(rows)
-    except Exception as error:  # ONNX Runtime's exceptions share no base of their own
-        raise BadBundle(f"{where}: the {name} fails on its golden input: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _fault(provider: Provider, what: str, error: Exception) -> BadBundle | BadSettings:
+    """On the CPU it is the bundle that is bad; a GPU may be the reason itself."""
+    kind = BadBundle if provider.name == CPU else BadSettings
+    return kind(f"{what} on {provider.name}: {(str(error).splitlines() or [type(error).__name__])[0]}")

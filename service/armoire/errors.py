@@ -66,9 +66,8 @@ class LimitExceeded(InvalidArgument):
     """More rows than a published limit allows."""
 
     reason = "limit"
-
-    def __init__(self, limit: str, allowed: int, came: int, field: str) -> None:
-        super().__init__(f"{came} rows, more than {limit} = {allowed}; send them in several calls", field)
+    #: google.rpc.ErrorInfo.reason, by which a client tells this from its parent of the same code.
+    info: ClassVar[str] = "LIMIT_EXCEEDED"
 
 
 class NotFound(ArmoireError):
@@ -83,12 +82,15 @@ class NotFound(ArmoireError):
 
 
 class Overloaded(ArmoireError):
-    """The server has more work than it can answer in time; ask again after ``retry_after`` seconds."""
+    """The server has more work than it can answer in time; ask again after ``retry_after`` seconds.
+
+    None says that it was no queue but gRPC's own refusal of a message that is too large.
+    """
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "queue"
 
-    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 

@@ -17,8 +17,11 @@ from armoire.v1 import armoire_pb2 as pb
 MAX_PIXELS = 4096 * 4096
 # A resize from one very long line takes memory by the length of the line.
 MAX_SIDE = 16384
-# All pictures of one call together: about a second of one core.
-MAX_CALL_PIXELS = 16 * MAX_PIXELS
+# All pictures of one call together: a second or a few of one core, by their kind.
+MAX_CALL_PIXELS = 4 * MAX_PIXELS
+# A progressive JPEG goes over all its pixels with every scan; encoders write about ten.
+MAX_SCANS = 32
+START_OF_SCAN = b"\xff\xda"
 PIL_FORMATS = {pb.IMAGE_FORMAT_PNG: "PNG", pb.IMAGE_FORMAT_JPEG: "JPEG"}
 MODES = {1: "L", 3: "RGB"}
 
@@ -63,18 +66,17 @@ def decode(
         InvalidArgument: a file that is no PNG or JPEG, is damaged, or claims too many pixels.
     """
     height, width, channels = shape
-    claimed = 0
+    # All headers first: nothing is decoded for a call that is refused.
+    opened = [_open(file, f"{field}[{index}]") for index, file in enumerate(files)]
+    claimed = sum(image.width * image.height for image in opened)
+    if claimed > MAX_CALL_PIXELS:
+        raise InvalidArgument(
+            f"the pictures are {claimed} pixels together; at most {MAX_CALL_PIXELS} are taken in one call",
+            field,
+        )
     pixels = np.empty((len(files), height, width, channels), np.uint8)
-    for index, file in enumerate(files):
-        image = _open(file, f"{field}[{index}]")
-        claimed += image.width * image.height
-        if claimed > MAX_CALL_PIXELS:
-            raise InvalidArgument(
-                f"the first {index + 1} pictures are {claimed} pixels together; at most {MAX_CALL_PIXELS} are "
-                "taken in one call",
-                field,
-            )
-        image = _load(image, f"{field}[{index}]")
+    for index, picture in enumerate(opened):
+        image = _load(picture, f"{field}[{index}]")
         if image.size != (width, height):
             image = preprocessing.apply(image)
         pixels[index] = np.asarray(image.convert(MODES[channels])).reshape(shape)
@@ -109,6 +111,9 @@ def _open(file: bytes, field: str) -> Image.Image:
             "side, are taken",
             field,
         )
+    scans = file.count(START_OF_SCAN) if image.format == "JPEG" else 1
+    if scans > MAX_SCANS:
+        raise InvalidArgument(f"the JPEG has {scans} scans; at most {MAX_SCANS} are taken", field)
     return image
 
 

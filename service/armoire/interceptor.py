@@ -8,7 +8,6 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
@@ -17,7 +16,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from armoire.batching import Call
-from armoire.errors import ArmoireError, Internal, InvalidArgument, Overloaded, Unavailable
+from armoire.errors import ArmoireError, Internal, InvalidArgument, LimitExceeded, Overloaded, Unavailable
 from armoire.metrics import Metrics
 from armoire.servicer import SERVICE
 from armoire.tokens import Tokens
@@ -27,13 +26,6 @@ logger = logging.getLogger("armoire.calls")
 LINGER_SECONDS = 0.2
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for the type checker only
-
-
-@dataclass(frozen=True)
-class _Malformed:
-    """Stands for a request whose bytes are no such message."""
-
-    reason: str
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -65,7 +57,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return self._wrapped[path]
 
     async def drain(self, grace: float) -> None:
-        """Refuse new calls as UNAVAILABLE and wait until those in flight are answered, ``grace`` seconds at most.
+        """Refuse new calls as UNAVAILABLE and wait until those in flight have their answers, ``grace`` seconds at most.
 
         gRPC's own stop answers calls that arrive at that moment with CANCELLED, which no client tries again:
         it should come when the callers have gone.
@@ -79,50 +71,43 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             await asyncio.sleep(min(LINGER_SECONDS, grace))
 
     def _wrap(self, handler: Handler, method: str) -> Handler:
-        decode, behaviour = handler.request_deserializer, handler.unary_unary
-        assert decode is not None, "generated handlers have a deserializer"
+        async def answer(content: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            return await self._answer(method, handler, content, context)
 
-        def deserialize(content: bytes) -> Any:
-            # What gRPC makes of an exception here is INTERNAL; a caller's bad bytes are the caller's fault.
-            try:
-                return decode(content)
-            except DecodeError as error:
-                return _Malformed(str(error))
-
-        async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            return await self._answer(method, behaviour, request, context)
-
-        return grpc.unary_unary_rpc_method_handler(
-            answer, request_deserializer=deserialize, response_serializer=handler.response_serializer
-        )
+        # Without a deserializer the bytes come as they are: those of a stranger are never parsed, and bytes that
+        # are no message are the caller's fault, where gRPC would make INTERNAL of them.
+        return grpc.unary_unary_rpc_method_handler(answer, response_serializer=handler.response_serializer)
 
     async def _answer(
-        self, method: str, behaviour: Any, request: Any, context: grpc.aio.ServicerContext[Any, Any]
+        self, method: str, handler: Handler, content: bytes, context: grpc.aio.ServicerContext[Any, Any]
     ) -> Any:
         started = time.perf_counter()
         metadata = {str(key): value for key, value in context.invocation_metadata() or ()}
         request_id = _request_id(metadata.get("x-request-id"))
         remaining = context.time_remaining()
         call = Call(None if remaining is None else time.monotonic() + remaining)
-        code, caller, failure, reply = grpc.StatusCode.OK, "", None, None
-        self._in_flight += 1
-        self._idle.clear()
+        code, caller, reply = grpc.StatusCode.OK, "", None
+        failure: ArmoireError | None = None
+        self._arrive(context)
         try:
-            caller = self._admit(method, request, metadata)
+            caller = self._admit(method, metadata)
+            assert handler.request_deserializer is not None
+            assert handler.unary_unary is not None
+            request = handler.request_deserializer(content)
+            behaviour: Any = handler.unary_unary
             reply = await behaviour(request, call)
+        except DecodeError as error:
+            failure = InvalidArgument(f"the bytes are no {method}Request message: {error}")
         except ArmoireError as error:
-            code, failure = error.code, error
+            failure = error
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED if call.remaining() > 0 else grpc.StatusCode.DEADLINE_EXCEEDED
             raise
         except Exception:
             logger.exception("%s failed, request %s", method, request_id)
             failure = Internal(f"a bug in the server; its log has the traceback under request {request_id}")
-            code = failure.code
         finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._idle.set()
+            code = failure.code if failure is not None else code
             seconds = time.perf_counter() - started
             self._record(method, code, failure, seconds, request_id, caller)
         trailing = (("armoire-timing", _timing(call, seconds)), ("x-request-id", request_id))
@@ -132,16 +117,25 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         context.set_trailing_metadata(trailing)
         return reply
 
-    def _admit(self, method: str, request: Any, metadata: dict[str, Any]) -> str:
+    def _arrive(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """Count a call as in flight until the last byte of its answer is out."""
+        self._in_flight += 1
+        self._idle.clear()
+
+        context.add_done_callback(self._leave)  # type: ignore[arg-type]
+
+    def _leave(self, *_: object) -> None:
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._idle.set()
+
+    def _admit(self, method: str, metadata: dict[str, Any]) -> str:
         """Refuse what should cost nothing; give the caller's name."""
         if self._draining:
             raise Unavailable("the server is shutting down; call another replica")
-        caller = (
-            "" if self._tokens is None else self._tokens.check(str(metadata.get("authorization", "")), method)
-        )
-        if isinstance(request, _Malformed):
-            raise InvalidArgument(f"the bytes are no {method}Request message: {request.reason}")
-        return caller
+        if self._tokens is None:
+            return ""
+        return self._tokens.check(str(metadata.get("authorization", "")), method)
 
     def _record(
         self,
@@ -186,12 +180,14 @@ def _timing(call: Call, seconds: float) -> str:
 
 
 def _status(error: ArmoireError) -> status_pb2.Status:
-    """Give the rich status: BadRequest for a field, RetryInfo for a refusal."""
+    """Give the rich status: BadRequest for a field, ErrorInfo for a limit, RetryInfo for a refusal."""
     status = status_pb2.Status(code=error.code.value[0], message=str(error))
     if isinstance(error, InvalidArgument):
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-    if isinstance(error, Overloaded):
+    if isinstance(error, LimitExceeded):
+        status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.info, domain=SERVICE))
+    if isinstance(error, Overloaded) and error.retry_after is not None:
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after * 1e9))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import signal
 import socket
 from http.server import HTTPServer
@@ -20,7 +21,7 @@ from armoire.batching import Batcher
 from armoire.bundle import Bundle
 from armoire.catalogue import Catalogue
 from armoire.config import Settings
-from armoire.engine import Graph, Provider
+from armoire.engine import Provider
 from armoire.errors import BadSettings
 from armoire.interceptor import CallInterceptor
 from armoire.metrics import Metrics
@@ -62,6 +63,9 @@ class Server:
             BadSettings: a setting that cannot be had here.
             BadBundle: a bundle that cannot be served.
         """
+        exposed = not re.match(r"127\.|localhost:|\[::1\]|unix:", self._settings.listen)
+        if self._settings.tokens_file and not self._settings.tls_cert and exposed:
+            logger.warning("tokens will travel in plain text: set tls_cert and tls_key")
         bundles = [bundle.read(folder) for folder in bundle.find(self._settings.models)]
         self._wire()
         await self._listen()
@@ -160,10 +164,7 @@ class Server:
 
     def _load(self, each: Bundle, provider: Provider) -> Autoencoder:
         manifest = each.manifest
-        encoder = Graph(
-            each.encoder, manifest.graphs["encoder"], ["mean", "log_variance"], provider, self._threads
-        )
-        decoder = Graph(each.decoder, manifest.graphs["decoder"], ["pixels"], provider, self._threads)
+        encoder, decoder = engine.load(each, provider, self._threads)
         engine.check_golden(each, encoder, decoder)
         batchers = {
             name: Batcher(

@@ -20,13 +20,13 @@ from armoire.arrays import Floats, Pixels
 from armoire.autoencoder import Autoencoder, Edit, Places
 from armoire.batching import Call
 from armoire.catalogue import Catalogue
-from armoire.errors import InvalidArgument, LimitExceeded, Unavailable
+from armoire.errors import InvalidArgument, LimitExceeded, Overloaded, Unavailable
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
 
 T = TypeVar("T")
 SERVICE = pb.DESCRIPTOR.services_by_name["LatentService"].full_name
-# The mean of a posterior is one forward pass each; more edits than this are a mistake.
+# More directions than this in one move are a mistake.
 MAX_EDITS = 64
 
 
@@ -42,6 +42,7 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
         """
         self.catalogue: Catalogue | None = None
         self._limits = limits
+        self._file_rows = 0
         self._files = ThreadPoolExecutor(threads, thread_name_prefix="files")
 
     async def ListModels(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsResponse:  # noqa: N802, ARG002, D102
@@ -100,7 +101,7 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
         if not request.edits:
             raise InvalidArgument("none came; at least one is wanted", "edits")
         if len(request.edits) > MAX_EDITS:
-            raise LimitExceeded("max_edits", MAX_EDITS, len(request.edits), "edits")
+            raise InvalidArgument(f"{len(request.edits)} came; at most {MAX_EDITS} are taken", "edits")
         rows = _point_rows(request.points)
         self._limit(rows, "points")
         for index, edit in enumerate(request.edits):
@@ -115,7 +116,7 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
 
     def close(self) -> None:
         """Let go of the threads, once no call is in flight."""
-        self._files.shutdown()
+        self._files.shutdown(wait=False, cancel_futures=True)
 
     def _model(self, request: _AnyRequest) -> Autoencoder:
         if self.catalogue is None:
@@ -124,7 +125,10 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
 
     def _limit(self, rows: int, field: str) -> None:
         if rows > self._limits.max_rows:
-            raise LimitExceeded("max_rows", self._limits.max_rows, rows, field)
+            allowed = self._limits.max_rows
+            raise LimitExceeded(
+                f"{rows} rows, more than max_rows = {allowed}; send them in several calls", field
+            )
 
     async def _points(self, points: pb.Points, model: Autoencoder, field: str) -> Places:
         match points.WhichOneof("content"):
@@ -144,7 +148,7 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
                 if not files:
                     raise InvalidArgument("no file came; at least one is wanted", name)
                 return await self._in_thread(
-                    lambda: images.decode(files, shape, model.bundle.preprocessing, name)
+                    len(files), lambda: images.decode(files, shape, model.bundle.preprocessing, name)
                 )
         raise InvalidArgument("neither pixels nor encoded is set; one of them is wanted", field)
 
@@ -172,11 +176,22 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
         if image_format in (pb.IMAGE_FORMAT_UNSPECIFIED, pb.IMAGE_FORMAT_PIXELS):
             return pb.Images(pixels=tensors.to_tensor(pixels))
         flat = pixels.reshape(-1, *pixels.shape[-3:])
-        files = await self._in_thread(lambda: images.encode(flat, image_format))
+        files = await self._in_thread(len(flat), lambda: images.encode(flat, image_format))
         return pb.Images(encoded=pb.EncodedImages(images=files))
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._files, work)
+    async def _in_thread(self, rows: int, work: Callable[[], T]) -> T:
+        """Decode or encode ``rows`` image files; as many may wait as rows in front of a graph."""
+        if self._file_rows + rows > self._limits.max_queue_rows:
+            raise Overloaded(
+                f"{self._file_rows} image files are waiting and {rows} more pass max_queue_rows = "
+                f"{self._limits.max_queue_rows}; try again",
+                retry_after=0.1,
+            )
+        self._file_rows += rows
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._files, work)
+        finally:
+            self._file_rows -= rows
 
     def _describe(self, model: Autoencoder) -> pb.Model:
         manifest = model.manifest

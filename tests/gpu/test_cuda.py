@@ -25,11 +25,7 @@ def cuda(fashion: Bundle) -> Provider:
 
 
 def graphs(fashion: Bundle, provider: Provider) -> tuple[Graph, Graph]:
-    specs = fashion.manifest.graphs
-    return (
-        Graph(fashion.encoder, specs["encoder"], ["mean", "log_variance"], provider, threads=1),
-        Graph(fashion.decoder, specs["decoder"], ["pixels"], provider, threads=1),
-    )
+    return engine.load(fashion, provider, threads=1)
 
 
 def test_auto_takes_the_gpu(fashion: Bundle) -> None:

@@ -239,3 +239,38 @@ async def test_a_call_knows_what_it_cost() -> None:
     assert value("armoire_batch_rows_count", labels) == 3
     assert value("armoire_rows_total", labels) == 20
     assert value("armoire_padding_rows_total") == 4
+
+
+@pytest.mark.parametrize("outputs", [None, (np.zeros((1, 3)),), (np.zeros((2, 3)), np.zeros((3, 3)))])
+async def test_outputs_that_are_no_answer_are_internal(outputs: object) -> None:
+    """A graph that gives fewer rows than it got fails the call instead of leaving it to wait for ever."""
+    queue = Batcher(lambda _: outputs, FREE, max_queue_rows=100, metrics=graph_metrics())
+    with pytest.raises(Internal):
+        await asyncio.wait_for(queue.submit(rows(2), Call()), 10)
+
+
+async def test_times_side_by_side_count_once() -> None:
+    """Two submissions of one call that wait and run together take no longer than the call."""
+    engine = Engine()
+    queue = batcher(engine)
+    call, started = Call(), time.monotonic()
+    await asyncio.gather(*(queue.submit(rows(8), call) for _ in range(6)))
+    total = time.monotonic() - started
+    assert 0 < call.run_seconds <= total
+    assert 0 < call.queue_seconds <= total
+
+
+async def test_a_call_that_gave_up_in_the_queue_is_counted_as_missed() -> None:
+    """GRPC cancels a call at its deadline: when its turn comes it counts as a missed deadline."""
+    engine, metrics = Engine(), Metrics()
+    engine.gate.clear()
+    queue = Batcher(engine.run, FREE, max_queue_rows=100, metrics=metrics.graph("m", "g"))
+    first = asyncio.create_task(queue.submit(rows(1), Call()))
+    await settle()
+    late = asyncio.create_task(queue.submit(rows(1), Call(deadline=time.monotonic() + 0.05)))
+    await asyncio.wait([late], timeout=0.1)
+    late.cancel()
+    engine.gate.set()
+    await first
+    await settle()
+    assert metrics.registry.get_sample_value("armoire_deadline_missed_total") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import subprocess
@@ -15,7 +16,7 @@ from PIL import Image
 from armoire import bundle
 from armoire.cli import main
 from armoire.client import Client
-from tests.serving import FASHION, Running
+from tests.serving import FASHION, Running, serving
 
 CALLING = ("health", "models", "sample", "encode", "decode", "interpolate", "edit", "bench")
 
@@ -31,6 +32,12 @@ def type_in(server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         return main([words[1], "--address", server.address, *words[2:]])
 
     return run
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
 
 
 def pixels_of(file: str) -> np.ndarray:
@@ -154,6 +161,8 @@ def test_bench_measures_the_decode_path(type_in, capsys: pytest.CaptureFixture[s
         ("armoire bench --model faces", "model 'faces' is unknown"),
         ("armoire sample --tls-ca missing.pem", "missing.pem"),
         ("armoire models --token-file missing", "missing"),
+        ("armoire models --tls-cert missing.pem", "missing.pem"),
+        ("armoire sample --count 1 --seed -1", "seed: -1 came"),
     ],
 )
 def test_a_users_mistake_is_one_line(
@@ -174,7 +183,13 @@ def test_points_that_are_none_are_one_line(type_in, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    "line", ["armoire edit a.png --add bag=much", "armoire bench --rows 0", "armoire bench --callers many"]
+    "line",
+    [
+        "armoire edit a.png --add bag=much",
+        "armoire bench --rows 0",
+        "armoire bench --callers many",
+        "armoire bench --seconds 0",
+    ],
 )
 def test_a_wrong_command_is_shown_its_usage(type_in, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A value that cannot be is argparse's usage error, status 2."""
@@ -194,11 +209,13 @@ def test_no_server_is_told_with_the_command_that_starts_one(capsys: pytest.Captu
 def test_without_the_server_packages_serve_names_the_extra() -> None:
     """In a caller's installation `armoire serve` says which extra to install, and --help still works."""
     program = (
-        "import sys; sys.modules['pydantic'] = None; sys.modules['onnxruntime'] = None\n"
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(('pydantic', 'onnxruntime', 'grpc_health', 'prometheus_client')))\n"
         "from armoire.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     for arguments, status, text in (
         (["serve"], 2, "install armoire[cpu]"),
+        (["serve", "--threads", "1"], 2, "install armoire[cpu]"),
         (["serve", "--help"], 0, ""),
         (["sample", "--help"], 0, ""),
     ):
@@ -218,3 +235,11 @@ def test_serve_help_shows_every_setting(capsys: pytest.CaptureFixture[str]) -> N
     for name in config.Settings.model_fields:
         assert config.flag(name) in shown
         assert config.variable(name) in shown.replace("\n", "")
+
+
+def test_health_says_not_serving(capsys: pytest.CaptureFixture[str]) -> None:
+    """A server that is there and does not serve is NOT_SERVING, status 1, and not taken for absent."""
+    with serving() as running:
+        running.run(running.server._health.set("", 2))
+        assert main(["health", "--address", running.address]) == 1
+    assert capsys.readouterr().out == "NOT_SERVING\n"

@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -37,18 +38,14 @@ def test_errors_come_back_as_their_class(client: Client) -> None:
 def test_a_refusal_for_load_tells_when_to_come_back() -> None:
     """The client's Overloaded carries the server's RetryInfo."""
     with serving(max_rows=1024, max_queue_rows=1024) as running, Client(running.address) as client:
-        batcher = next(iter(running.server._servicer.catalogue))._decoder
         z = np.zeros((1024, 16), np.float32)
-
-        async def fill() -> None:
-            from armoire.batching import Call
-
-            await batcher.submit(z, Call())
-
-        full = running.submit(fill())
-        with pytest.raises(errors.Overloaded, match="max_queue_rows") as refused:
-            client.decode(z)
-        full.result(30)
+        with ThreadPoolExecutor(1) as caller:
+            with running.holding("decoder"):
+                full = caller.submit(client.decode, z)
+                running.until_pending("decoder", 1024)
+                with pytest.raises(errors.Overloaded, match="max_queue_rows") as refused:
+                    client.decode(z)
+            full.result(30)
     assert 0 < refused.value.retry_after < 10
 
 
@@ -184,3 +181,38 @@ def test_all_names_are_there() -> None:
             assert hasattr(module, name)
     for name in errors.__all__:
         assert name in errors.__doc__
+
+
+def test_a_large_request_is_tried_again_too() -> None:
+    """A call over gRPC's 256 KiB of retry buffer moves to the other replica when its own one drains."""
+    with serving() as stays:
+        leaves = Running()
+        with Client(f"ipv4:{stays.address},{leaves.address}") as client:
+            pixels = np.zeros((1024, 32, 32, 1), np.uint8)
+            while not all(
+                running.server._metrics.registry.get_sample_value(
+                    "armoire_requests_total", {"method": "ListModels", "code": "OK"}
+                )
+                for running in (stays, leaves)
+            ):
+                client.models()
+            # Draining while health still says SERVING: what a client sees that has not heard of it yet.
+            draining = leaves.submit(leaves.server._interceptor.drain(5))
+            for _ in range(4):
+                assert len(client.encode(pixels).means) == 1024
+            draining.result(30)
+        leaves.close()
+
+
+def test_a_limit_is_its_own_class(client: Client) -> None:
+    """More rows than a limit is LimitExceeded on the caller's side too, with the field's name."""
+    with pytest.raises(errors.LimitExceeded, match="max_rows") as refused:
+        client.sample(5000)
+    assert refused.value.field == "count"
+
+
+@pytest.mark.parametrize("numbers", [{"seed": -1}, {"seed": 1 << 64}, {"count": 1 << 40}])
+def test_numbers_that_protobuf_cannot_hold_are_told(client: Client, numbers: dict[str, int]) -> None:
+    """A count or seed out of range is InvalidArgument instead of protobuf's own exception."""
+    with pytest.raises(errors.InvalidArgument, match="is wanted"):
+        client.sample(**{"count": 1, **numbers})

@@ -302,3 +302,16 @@ def test_flipped_bytes_are_pixels_or_a_refusal(content: bytes, flips: list[tuple
         damaged[place % len(damaged)] = value
     with contextlib.suppress(InvalidArgument):
         assert decode(bytes(damaged)).shape == GREY
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
+    """A progressive JPEG that goes over its pixels thousands of times costs nothing."""
+    buffer = io.BytesIO()
+    Image.new("L", (64, 64), 128).save(buffer, "JPEG", progressive=True)
+    file = buffer.getvalue()
+    scan = file[file.rindex(b"\xff\xda") : -2]
+    bomb = file[:-2] + scan * 1000 + file[-2:]
+    preprocessing = images.Preprocessing(None, (32, 32), 0)
+    assert images.decode([file], (32, 32, 1), preprocessing, "images").shape == (1, 32, 32, 1)
+    with pytest.raises(InvalidArgument, match="scans; at most 32"):
+        images.decode([bomb], (32, 32, 1), preprocessing, "images")

@@ -85,12 +85,6 @@ def scrape(running: Running | Server) -> str:
         return reply.read().decode()
 
 
-async def pending_rows(server: Server) -> float:
-    return value(
-        await asyncio.to_thread(scrape, server), 'armoire_pending_rows{graph="decoder",model="fashion-mnist"}'
-    )
-
-
 def value(text: str, series: str) -> float:
     return next(
         (float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(series)), 0.0
@@ -141,30 +135,38 @@ async def test_health_is_not_serving_until_the_graphs_are_warm(monkeypatch: pyte
     await server.stop()
 
 
-async def test_a_stopping_server_answers_what_it_has_and_refuses_the_rest() -> None:
-    """On stop the watch says NOT_SERVING, the call in flight is answered, and a new one is UNAVAILABLE."""
-    server = Server(config.load(ANY_PORT))
-    await server.start()
-    z = np.zeros((1024, 16), np.float32)
-    async with grpc.aio.insecure_channel(server.address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+def test_a_stopping_server_answers_what_it_has_and_refuses_the_rest() -> None:
+    """On stop the watch says NOT_SERVING, the calls in flight are answered, and a new one is UNAVAILABLE."""
+    running = Running()
+    request = pb.DecodeRequest(latents=to_tensor(np.zeros((1024, 16), np.float32)), model="fashion-mnist")
+    with grpc.insecure_channel(running.address) as channel, grpc.insecure_channel(running.address) as other:
         stub = pb_grpc.LatentServiceStub(channel)
-        watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
-        assert (await watch.read()).status == SERVING
-        in_flight = [
-            stub.Decode(pb.DecodeRequest(latents=to_tensor(z), model="fashion-mnist")) for _ in range(3)
-        ]
-        while await pending_rows(server) < 3 * 1024:
-            pass  # until all three are in the queue; each look is an HTTP request of some milliseconds
-        stop = asyncio.create_task(server.stop())
-        assert (await watch.read()).status == NOT_SERVING
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await stub.ListModels(pb.ListModelsRequest())
+        watch = health_pb2_grpc.HealthStub(other).Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+        assert next(watch).status == SERVING
+        with running.holding("decoder"):
+            in_flight = [stub.Decode.future(request, timeout=60) for _ in range(3)]
+            running.until_pending("decoder", 3 * 1024)
+            closing = threading.Thread(target=running.close)
+            closing.start()
+            assert next(watch).status == NOT_SERVING
+            with pytest.raises(grpc.RpcError) as refused:
+                stub.ListModels(pb.ListModelsRequest(), timeout=30)
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-        replies = await asyncio.gather(*in_flight)
-        assert [list(reply.images.pixels.shape) for reply in replies] == [[1024, 32, 32, 1]] * 3
+        shapes = [list(call.result().images.pixels.shape) for call in in_flight]
+        assert shapes == [[1024, 32, 32, 1]] * 3
         watch.cancel()
-    await stop
+    closing.join(30)
+    assert not closing.is_alive()
+
+
+def test_grace_bounds_the_wait_for_a_call_that_never_ends() -> None:
+    """A call that is not done after the grace is cut off, and the server stops."""
+    running = Running(grace=0.2)
+    with grpc.insecure_channel(running.address) as channel, running.holding("decoder"):
+        stuck = pb_grpc.LatentServiceStub(channel).Sample.future(pb.SampleRequest(count=1), timeout=60)
+        running.until_pending("decoder", 1)
+        running.run(running.server.stop())
+        assert stuck.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
 
 
 def test_reflection_describes_the_service(server: Running) -> None:
