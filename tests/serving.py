@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,6 +37,10 @@ class Running:
     def run(self, work: Any) -> Any:
         """Run a coroutine on the server's loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call a function on the server's loop."""
+        self._loop.call_soon_threadsafe(function)
 
     def submit(self, work: Any) -> Any:
         """Start a coroutine on the server's loop."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
@@ -63,12 +64,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         it should come when the callers have gone.
         """
         self._draining = True
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace)
-        except TimeoutError:
-            logger.warning("%d calls are not answered after %.0f s of grace", self._in_flight, grace)
+        if self._in_flight:
+            logger.warning("%d calls are cut off", self._in_flight)
         else:
             await asyncio.sleep(min(LINGER_SECONDS, grace))
+
+    def hurry(self) -> None:
+        """End the wait of ``drain``."""
+        self._idle.set()
 
     def _wrap(self, handler: Handler, method: str) -> Handler:
         async def answer(content: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:

@@ -292,6 +292,21 @@ def test_sigint_stops_as_well() -> None:
         assert "Traceback" not in server.stderr.read()
 
 
+def test_a_second_ctrl_c_cuts_the_drain_short(caplog: pytest.LogCaptureFixture) -> None:
+    """While a call holds up the drain, hurry(), which the second Ctrl-C calls, cuts it off."""
+    running = Running(grace=3600)
+    with grpc.insecure_channel(running.address) as channel, running.holding("decoder"):
+        held = pb_grpc.LatentServiceStub(channel).Sample.future(pb.SampleRequest(count=1), timeout=60)
+        running.until_pending("decoder", 1)
+        stop = running.submit(running.server.stop())
+        while not running.server._interceptor._draining:
+            running.run(asyncio.sleep(0))
+        running.call(running.server.hurry)
+        stop.result(30)
+        assert held.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+    assert "1 calls are cut off" in caplog.text
+
+
 def test_json_logs_are_one_object_a_line() -> None:
     """With log_format json every line parses, and a call's line has its fields."""
     with process("--log-format", "json") as server:
