@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from training import aggregate, card, checkpoint, graphs, latent_space, randomness
 from training.data import PADDING, Data, load
@@ -154,20 +153,18 @@ def _write_latent_space(
     return attributes, {"rate_fitted_prior": latent_space.rate_under(mixture, test, latents)}
 
 
-@torch.no_grad()
 def _write_golden(model: Autoencoder, data: Data, folder: Path) -> None:
     images = data.test.images[:8]
     latents = graphs.far_and_near_latents(8, model.config.latent_size)
-    mean, log_variance = graphs.EncoderGraph(model)(images)
-    pixels, means = graphs.DecoderGraph(model)(latents)
+    mean, log_variance, pixels, means = graphs.answers(model, images, latents)
     np.savez(
         folder / "golden.npz",
         pixels=images.numpy(),
-        mean=mean.numpy(),
-        log_variance=log_variance.numpy(),
+        mean=mean,
+        log_variance=log_variance,
         latents=latents.numpy(),
-        decoded_pixels=pixels.numpy(),
-        decoded_means=means.numpy(),
+        decoded_pixels=pixels,
+        decoded_means=means,
     )
 
 

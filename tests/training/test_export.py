@@ -187,6 +187,17 @@ def test_a_graph_that_is_slightly_wrong_is_refused(graph: str, copy: Path, runs:
         graphs.check(model, data.test.images, copy)
 
 
+def test_pixels_that_are_laid_out_otherwise_are_refused(copy: Path, runs: Path, data: Data) -> None:
+    """Height and width exchanged keep every shape; the check notices all the same."""
+    proto = onnx.load(copy / "decoder.onnx")
+    (transpose,) = [node for node in proto.graph.node if node.op_type == "Transpose"]
+    transpose.attribute[0].ints[:] = [0, 3, 2, 1]
+    onnx.save(proto, copy / "decoder.onnx")
+    model, _ = checkpoint.load_model(runs / "fashion", data)
+    with pytest.raises(TrainingError, match=r"decoder\.onnx"):
+        graphs.check(model, data.test.images, copy)
+
+
 def test_a_graph_of_other_weights_is_refused(copy: Path, data: Data, runs: Path) -> None:
     """A bundle is checked against its own model: another one's graphs fail."""
     model, _ = checkpoint.load_model(runs / "fashion", data)
@@ -222,8 +233,10 @@ def test_a_plain_autoencoder_is_refused_in_one_line(
 
 
 def test_exporting_twice_gives_the_same_graphs(bundle: Path, runs: Path, tmp_path: Path) -> None:
-    """Graphs and golden outputs depend on the checkpoint alone: their hashes do not change."""
-    assert export("fashion", runs, tmp_path / "again") == 0
+    """Graphs and golden outputs depend on the checkpoint alone; the second bundle takes the place of the first."""
+    for _ in range(2):
+        assert export("fashion", runs, tmp_path / "again") == 0
+    assert {path.name for path in (tmp_path / "again").iterdir()} == FILES
     again = json.loads((tmp_path / "again" / "manifest.json").read_text())
     first = json.loads((bundle / "manifest.json").read_text())
     for name in ("encoder.onnx", "decoder.onnx", "golden.npz"):

@@ -230,7 +230,7 @@ def test_every_epoch_visits_every_image_once_in_an_order_of_its_own(seed: int, e
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     """Under torchrun with two gloo processes the run sees the same batches and noise, and ends in the same weights."""
-    options = ("fit", "fashion-2d", "--epochs", "2", "--runs")
+    options = ("fit", "fashion-2d", "--epochs", "2", "--learning-rate", "0.02", "--runs")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     one = start(*options, str(tmp_path / "one"))
     two = start(*options, str(tmp_path / "two"), launcher=torchrun)
@@ -241,9 +241,9 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     assert together["step"] == alone["step"] == 24
     for ours, theirs in zip(alone["history"], together["history"], strict=True):
         for name in ("train_distortion", "train_rate", "test_distortion", "test_rate"):
-            assert theirs[name] == pytest.approx(ours[name], rel=1e-3, abs=1e-3)
+            assert theirs[name] == pytest.approx(ours[name], rel=2e-3, abs=1e-3)
     for name, value in alone["model"].items():
-        torch.testing.assert_close(together["model"][name], value, atol=1e-3, rtol=1e-2)
+        assert (together["model"][name] - value).norm() <= 1e-2 * value.norm() + 1e-3
 
 
 def test_a_batch_that_cannot_be_shared_or_filled_is_refused(
