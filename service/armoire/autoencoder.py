@@ -13,8 +13,9 @@ import numpy as np
 from armoire import latents
 from armoire.arrays import Floats, Pixels
 from armoire.batching import Batcher, Call
-from armoire.bundle import Bundle, Manifest
+from armoire.bundle import Bundle
 from armoire.errors import InvalidArgument, NotFound, quoted
+from armoire.manifest import Manifest
 
 # Points are given directly, or as pixels that stand for their posterior mean.
 Places = Floats | Pixels

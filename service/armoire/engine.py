@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +12,9 @@ import onnxruntime as ort
 
 from armoire.arrays import Array
 from armoire.batching import Cost, Outputs
-from armoire.bundle import Bundle, GraphSpec
+from armoire.bundle import Bundle
 from armoire.errors import BadBundle, BadSettings
+from armoire.manifest import GraphSpec
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # ONNX Runtime's arena on the GPU, for each graph: they need a fraction, and the GPU may be shared.
@@ -32,28 +30,6 @@ CUDA_OPTIONS: dict[str, Any] = {
 # What the golden outputs may differ by: float32 sums in another order.
 GOLDEN_TOLERANCE = 1e-3
 GOLDEN_EQUAL_PIXELS = 0.999
-
-
-def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Tell how many cores this process may really use: affinity and cgroup quota, not the host's count."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(cores, _cgroup_quota(cgroup))))
-
-
-def _cgroup_quota(root: Path) -> float:
-    """Give the CPU quota in cores of the container's cgroup (v2, then v1), infinity where there is none."""
-    for quota_file, period_file in (
-        ("cpu.max", "cpu.max"),
-        ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"),
-    ):
-        try:
-            quota = (root / quota_file).read_text().split()[0]
-            period = (root / period_file).read_text().split()[-1]
-        except (OSError, IndexError):
-            continue
-        if quota not in ("max", "-1"):
-            return float(quota) / float(period)
-    return math.inf
 
 
 @dataclass(frozen=True)

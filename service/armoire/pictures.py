@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from armoire.arrays import Pixels
+from armoire.files import replacing
 
 GAP = 2
 BACKGROUND = 255
@@ -38,14 +38,6 @@ def to_image(pixels: Pixels) -> Image.Image:
 
 
 def save(image: Image.Image, path: Path) -> None:
-    """Write a PNG beside ``path``, then rename it there: a full disk leaves the old file as it was.
-
-    Raises:
-        OSError: the folder is not there or cannot be written to.
-    """
-    beside = path.parent / f".{path.name}.{os.getpid()}.part"
-    try:
-        image.save(beside, "PNG")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Write a PNG, whole or not at all; errors as in armoire.files.replacing."""
+    with replacing(path) as file:
+        image.save(file, "PNG")

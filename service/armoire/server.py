@@ -15,7 +15,7 @@ import prometheus_client
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from armoire import bundle, engine
+from armoire import bundle, cores, engine
 from armoire.autoencoder import Autoencoder
 from armoire.batching import Batcher
 from armoire.bundle import Bundle
@@ -46,7 +46,7 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._threads = settings.threads or engine.usable_cores()
+        self._threads = settings.threads or cores.usable()
         self._metrics = Metrics()
         self._health = health.aio.HealthServicer()
         self._interceptor: CallInterceptor

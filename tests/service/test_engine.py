@@ -94,28 +94,6 @@ def test_a_graph_with_other_outputs_is_a_bad_bundle(fashion: Bundle) -> None:
         Graph(fashion.encoder, fashion.manifest.graphs["decoder"], ["pixels"], Provider(CPU), threads=1)
 
 
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({}, None),
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu.max": "50000 100000\n"}, 1),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
-        ({"cpu.max": "9999900000 100000\n"}, None),
-    ],
-)
-def test_cores_are_those_that_the_cgroup_grants(
-    tmp_path: Path, files: dict[str, str], cores: int | None
-) -> None:
-    """The quota of a container bounds the threads, in both versions of cgroups; half a core is one."""
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    unbounded = engine.usable_cores(tmp_path / "none")
-    assert engine.usable_cores(tmp_path) == (cores or unbounded)
-
-
 @pytest.mark.parametrize("graph", ["encoder", "decoder"])
 @pytest.mark.parametrize(
     "folder", bundle.find(FASHION.parent.parent), ids=lambda f: f"{f.parent.name}-{f.name}"

@@ -1,0 +1,71 @@
+"""The client's end of the wire: channels that balance and try again, and gRPC's errors as ours."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from armoire import errors
+from armoire.v1 import armoire_pb2 as pb
+
+SERVICE = pb.DESCRIPTOR.services_by_name["LatentService"].full_name
+# Any replica that says SERVING takes a share. Only UNAVAILABLE is tried again; every RPC is safe to repeat.
+SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": SERVICE},
+    "methodConfig": [
+        {
+            "name": [{"service": SERVICE}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+RETRY_BUFFER_BYTES = 64 << 20
+
+
+def connect(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.Channel:
+    """Open a channel as the Client does: round robin over healthy replicas, retries, replies of any size."""
+    options: list[tuple[str, Any]] = [
+        ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        # gRPC tries again only what it has kept, by default no request over 256 KiB.
+        ("grpc.per_rpc_retry_buffer_size", RETRY_BUFFER_BYTES),
+    ]
+    if credentials is None:
+        return grpc.insecure_channel(address, options)
+    return grpc.secure_channel(address, credentials, options)
+
+
+def to_error(error: grpc.RpcError) -> errors.ArmoireError:
+    """Turn gRPC's error into the class of armoire.errors that carries its code."""
+    code, text = error.code(), error.details() or error.code().name
+    from_the_server = "x-request-id" in dict(cast(Any, error.trailing_metadata()) or ())
+    if code is grpc.StatusCode.UNAVAILABLE and not from_the_server:
+        text += " (is a healthy server there? `armoire serve` starts one, `armoire health` asks it)"
+    by_code: dict[grpc.StatusCode, type[errors.ArmoireError]] = {
+        kind.code: kind for kind in errors.ArmoireError.__subclasses__() if kind is not errors.StartError
+    }
+    found = by_code.get(code, errors.ArmoireError)(text)
+    status = rpc_status.from_call(cast(grpc.Call, error))  # every RpcError that a call raises is one
+    for detail in status.details if status else ():
+        bad_request, retry_info = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+        error_info = error_details_pb2.ErrorInfo()
+        if isinstance(found, errors.InvalidArgument) and detail.Unpack(bad_request):
+            found.field = bad_request.field_violations[0].field
+        elif isinstance(found, errors.InvalidArgument) and detail.Unpack(error_info):
+            field, found = found.field, errors.LimitExceeded(text)
+            found.field = field
+        elif isinstance(found, errors.Overloaded) and detail.Unpack(retry_info):
+            found.retry_after = retry_info.retry_delay.ToNanoseconds() / 1e9
+    return found

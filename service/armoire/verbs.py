@@ -1,0 +1,196 @@
+"""What each verb of the command line does. Each takes the parsed arguments and gives the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+import numpy as np
+
+from armoire import bench as load
+from armoire import pictures
+from armoire.arrays import Array
+from armoire.channel import to_error
+from armoire.client import Client, Points
+from armoire.errors import InvalidArgument, StartError
+from armoire.files import replacing
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Serve until a signal comes."""
+    try:
+        from armoire import config, logs, server
+    except ModuleNotFoundError as error:
+        raise StartError(
+            f"the server needs {error.name}; install armoire[cpu], or armoire[cuda] for a GPU"
+        ) from None
+    flags = {name: value for name, value in vars(arguments).items() if name in config.Settings.model_fields}
+    settings = config.load(flags)
+    logs.configure(settings.log_format)
+    asyncio.run(server.serve(settings))
+    return 0
+
+
+def health(arguments: argparse.Namespace) -> int:
+    """Print SERVING or NOT_SERVING; status 0 or 1."""
+    # grpc.health.v1 by hand: its Python package is the server's, and the two messages are a byte or two.
+    # A plain channel: one that balances by health would not let a NOT_SERVING answer through.
+    credentials = _credentials(arguments)
+    with (
+        grpc.secure_channel(arguments.address, credentials)
+        if credentials
+        else grpc.insecure_channel(arguments.address)
+    ) as channel:
+        check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+            "/grpc.health.v1.Health/Check"
+        )
+        try:
+            reply = check(b"", timeout=arguments.timeout)
+        except grpc.RpcError as error:
+            raise to_error(error) from None
+    serving = reply == b"\x08\x01"
+    print("SERVING" if serving else "NOT_SERVING")
+    return 0 if serving else 1
+
+
+def models(arguments: argparse.Namespace) -> int:
+    """Print what is served."""
+    with _client(arguments) as client:
+        for model in client.models():
+            height, width, channels = model.image_shape
+            print(
+                f"{model.name} version {model.version}: {height}x{width}x{channels}, {model.latent_size} dimensions"
+            )
+            print(f"  runs on     {model.provider}, {model.precision}")
+            print(f"  priors      {', '.join(model.priors)} (default: {model.default_prior})")
+            print(f"  attributes  {', '.join(model.attributes) or 'none'}")
+            print(f"  measured    {', '.join(f'{k} {v:.4g}' for k, v in sorted(model.metrics.items()))}")
+            print(f"  limits      {', '.join(f'{k} {v}' for k, v in model.limits.items())}")
+            print(f"  licence     {model.licence}")
+    return 0
+
+
+def sample(arguments: argparse.Namespace) -> int:
+    """Write new images."""
+    with _client(arguments) as client:
+        drawn = client.sample(
+            arguments.count, seed=arguments.seed, temperature=arguments.temperature, prior=arguments.prior
+        )
+    _write(arguments, drawn.images, drawn.latents)
+    print(f"{arguments.out}: {len(drawn.images)} images, seed {drawn.seed}")
+    return 0
+
+
+def encode(arguments: argparse.Namespace) -> int:
+    """Write posteriors."""
+    with _client(arguments) as client:
+        posterior = client.encode(_read(arguments.images))
+    with replacing(arguments.out) as file:
+        np.savez(file, means=posterior.means, log_variances=posterior.log_variances)
+    n, d = posterior.means.shape
+    print(f"{arguments.out}: means and log_variances of {n} images in {d} dimensions")
+    return 0
+
+
+def decode(arguments: argparse.Namespace) -> int:
+    """Write the images at latent points."""
+    try:
+        with arguments.points.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            z = loaded if isinstance(loaded, np.ndarray) else loaded["means"]
+        z = np.asarray(z, np.float32)
+    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InvalidArgument(
+            f"{arguments.points} is no .npy of points nor .npz with means: {error}"
+        ) from None
+    with _client(arguments) as client:
+        images = client.decode(z)
+    _write(arguments, images, z)
+    print(f"{arguments.out}: {len(images)} images")
+    return 0
+
+
+def interpolate(arguments: argparse.Namespace) -> int:
+    """Write a walk between two images."""
+    start, end = _read([arguments.start]), _read([arguments.end])
+    with _client(arguments) as client:
+        walk = client.interpolate(start, end, arguments.steps, arguments.path)
+    _write(arguments, walk.images[0], walk.latents[0], columns=arguments.steps)
+    print(f"{arguments.out}: {arguments.steps} steps")
+    return 0
+
+
+def edit(arguments: argparse.Namespace) -> int:
+    """Write images with attributes added."""
+    edits = dict(arguments.add)
+    with _client(arguments) as client:
+        points: Points = _read(arguments.images)
+        if arguments.steps > 1:
+            points = client.encode(points).means
+        shares = np.linspace(0, 1, arguments.steps) if arguments.steps > 1 else np.ones(1)
+        moved = [
+            client.add_attribute(points, {k: v * float(share) for k, v in edits.items()}) for share in shares
+        ]
+    # Row by row: one image, from nothing to all of the edit.
+    images, z = (np.stack(parts, axis=1) for parts in zip(*moved, strict=True))
+    _write(arguments, images.reshape(-1, *images.shape[2:]), z.reshape(-1, z.shape[-1]), columns=len(shares))
+    print(f"{arguments.out}: {len(images)} images x {len(shares)} steps")
+    return 0
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Measure the decode path under load."""
+    with _client(arguments) as client:
+        served = client.models()
+    model = next((m for m in served if arguments.model in ("", m.name)), served[0])
+    asked = load.Load(
+        arguments.callers, arguments.rows, arguments.seconds, arguments.model, arguments.model_version
+    )
+    figures = asyncio.run(
+        load.run(arguments.address, asked, model.latent_size, _credentials(arguments), _token(arguments))
+    )
+    print(f"{model.name}: {asked.callers} callers x {asked.rows} rows for {asked.seconds:g} s")
+    print(f"  {figures.images_per_second:,.0f} images/s in {figures.calls:,} calls")
+    print(f"  latency p50 {figures.p50:.2f} ms, p90 {figures.p90:.2f} ms, p99 {figures.p99:.2f} ms")
+    return 0
+
+
+def _client(arguments: argparse.Namespace) -> Client:
+    return Client(
+        arguments.address,
+        timeout=arguments.timeout,
+        credentials=_credentials(arguments),
+        token=_token(arguments),
+        model=getattr(arguments, "model", ""),
+        version=getattr(arguments, "model_version", ""),
+    )
+
+
+def _credentials(arguments: argparse.Namespace) -> grpc.ChannelCredentials | None:
+    files = (arguments.tls_ca, arguments.tls_key, arguments.tls_cert)
+    if not arguments.tls and not any(files):
+        return None
+    return grpc.ssl_channel_credentials(*(path.read_bytes() if path else None for path in files))
+
+
+def _token(arguments: argparse.Namespace) -> str | None:
+    return arguments.token_file.read_text().strip() if arguments.token_file else None
+
+
+def _read(paths: Sequence[Path]) -> list[bytes]:
+    return [path.read_bytes() for path in paths]
+
+
+def _write(arguments: argparse.Namespace, images: Array, z: Array, columns: int | None = None) -> None:
+    pictures.save(pictures.grid(images, columns), arguments.out)
+    if arguments.files:
+        arguments.files.mkdir(parents=True, exist_ok=True)
+        for index, image in enumerate(images):
+            pictures.save(pictures.to_image(image), arguments.files / f"{index}.png")
+    if arguments.latents:
+        with replacing(arguments.latents) as file:
+            np.save(file, z)
