@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -28,6 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StartError as error:
         print(f"armoire: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except BrokenPipeError:
+        # The reader, head for instance, has seen enough; nor may the interpreter's last flush complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
     except (ArmoireError, OSError) as error:
         print(f"armoire {arguments.verb}: {error}", file=sys.stderr)
         return EXIT_FAILED

@@ -6,7 +6,9 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from armoire import config, errors
 from armoire.cli import main
@@ -66,7 +68,7 @@ def test_the_python_client_runs_as_it_stands(server: Running, capsys: pytest.Cap
 def test_every_client_command_runs_in_its_order(
     server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The armoire commands run one after the other in an empty folder."""
+    """The armoire commands run one after the other in an empty folder, and write the pictures shown."""
     monkeypatch.chdir(tmp_path)
     ours = [shlex.split(line)[1:] for line in COMMANDS if line.startswith(".venv/bin/armoire ")]
     assert {words[0] for words in ours} >= {
@@ -81,7 +83,13 @@ def test_every_client_command_runs_in_its_order(
     for verb, *words in ours:
         words = ["0.3" if word == "5" else word for word in words]
         assert main([verb, "--address", server.address, *words]) == 0, (verb, words)
-    assert (tmp_path / "wall.png").exists()
+    for written, shown in (("wall", "samples"), ("strip", "strip"), ("edited", "edited")):
+        with (
+            Image.open(tmp_path / f"{written}.png") as ours,
+            Image.open(ROOT / f".github/{shown}.png") as picture,
+        ):
+            gap = np.abs(np.asarray(ours, np.int16) - np.asarray(picture))
+        assert gap.max() <= 1, f"{shown}.png is not what the command writes"
 
 
 def test_every_make_command_is_a_target() -> None:
@@ -103,7 +111,8 @@ def test_every_training_command_is_understood() -> None:
 
 def test_every_path_exists() -> None:
     """Links, pictures and the annotated tree lead somewhere."""
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+    for target in re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", README):
+        target = target[0] or target[1]
         assert target.startswith("https://") or (ROOT / target).exists(), target
     tree = next(text for kind, text in BLOCKS if kind == "" and text.startswith("proto/"))
     folder = ""

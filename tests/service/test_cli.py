@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shlex
 import subprocess
@@ -243,3 +244,13 @@ def test_health_says_not_serving(capsys: pytest.CaptureFixture[str]) -> None:
         running.run(running.server._health.set("", 2))
         assert main(["health", "--address", running.address]) == 1
     assert capsys.readouterr().out == "NOT_SERVING\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(server: Running) -> None:
+    """When the pipe's reader goes away, armoire ends without a word."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "armoire.cli", "models", "--address", server.address]
+    ran = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert ran.stderr == b""
