@@ -33,8 +33,9 @@ On all {metrics["images"]:,} test images, in nats per image, one z per image:
 | squared MMD of the aggregate posterior from N(0, I) | {metrics["aggregate_mmd"]:.5f} |
 
 {_caution(manifest["likelihood"])}
-The default prior is `{manifest["default_prior"]}`: of the two it is the one under
-which the rate, and so the sum, is lower on the test images.
+Two priors are offered: N(0, I), and a mixture of {training["config"]["mixture_components"]} Gaussians fitted to the
+encoded training images. The default is `{manifest["default_prior"]}`: under it the rate, and so the sum, is lower
+on the test images.
 
 ## Attributes
 
@@ -47,9 +48,12 @@ two. The AUC tells how well the projection on it separates the class on test ima
 
 ## How it was made
 
-`python -m training fit {training["preset"]}`, then `python -m training export {training["preset"]}`:
-{training["split"]}; seed {training["seed"]}, {training["epochs"]} epochs, {training["seconds"]} s,
-commit `{training["commit"]}`. `manifest.json` holds the whole configuration and the versions of the libraries.
+    python -m training fit {training["preset"]}
+    python -m training export {training["preset"]}
+
+{training["split"]}; seed {training["seed"]}, {training["epochs"]} epochs, {training["seconds"]} s.
+Trained at commit `{training["commit"]}`.
+`manifest.json` holds the whole configuration and the versions of the libraries.
 
 The graphs agree with PyTorch on real images and on latents out to +-6 in batches of 1, 2, 3, 7 and 64: means and
 log-variances to {parity:.1e}, {metrics["parity_unequal_pixels"]:.4%} of uint8 pixels unequal (by 1).

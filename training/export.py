@@ -87,7 +87,7 @@ def write(
         "metrics": metrics,
         "training": {
             "data": data.edition.name,
-            "split": f"{len(data.train)} images to train, {len(data.test)} to test, as published",
+            "split": f"{len(data.train):,} training and {len(data.test):,} test images, as published",
             "preset": model.config.preset,
             "seed": model.config.seed,
             "epochs": len(state["history"]),
