@@ -230,7 +230,8 @@ def test_every_epoch_visits_every_image_once_in_an_order_of_its_own(seed: int, e
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     """Under torchrun with two gloo processes the run sees the same batches and noise, and ends in the same weights."""
-    options = ("fit", "fashion-2d", "--epochs", "2", "--learning-rate", "0.02", "--runs")
+    # Adam makes large steps of small gradients, and so of the rounding in their sums: a high rate would show that.
+    options = ("fit", "fashion-2d", "--epochs", "2", "--learning-rate", "0.002", "--runs")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     one = start(*options, str(tmp_path / "one"))
     two = start(*options, str(tmp_path / "two"), launcher=torchrun)
@@ -242,8 +243,9 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     for ours, theirs in zip(alone["history"], together["history"], strict=True):
         for name in ("train_distortion", "train_rate", "test_distortion", "test_rate"):
             assert theirs[name] == pytest.approx(ours[name], rel=2e-3, abs=1e-3)
-    for name, value in alone["model"].items():
-        assert (together["model"][name] - value).norm() <= 1e-2 * value.norm() + 1e-3
+    ours, theirs = (torch.cat([value.flatten() for value in s["model"].values()]) for s in (alone, together))
+    # 2e-6 was seen; 2e-3 where both processes took the same half of each batch.
+    assert (theirs - ours).norm() <= 1e-4 * ours.norm()
 
 
 def test_a_batch_that_cannot_be_shared_or_filled_is_refused(
