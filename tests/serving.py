@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from armoire import config
-from armoire.batching import Batcher
+from armoire.engine.batching import Batcher
 from armoire.server import Server
 
 FASHION = config.BUNDLED_MODELS / "fashion-mnist" / "1"

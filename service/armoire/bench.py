@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import grpc
 import numpy as np
 
-from armoire.channel import to_error
-from armoire.tensors import to_tensor
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
+from armoire.wire.channel import to_error
+from armoire.wire.tensors import to_tensor
 
 
 @dataclass(frozen=True)

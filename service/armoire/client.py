@@ -14,10 +14,10 @@ import numpy as np
 
 from armoire import errors
 from armoire.arrays import Array, Floats, Pixels
-from armoire.channel import connect, to_error
-from armoire.tensors import DTYPES, to_tensor
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
+from armoire.wire.channel import connect, to_error
+from armoire.wire.tensors import DTYPES, to_tensor
 
 __all__ = ["Client", "Direction", "Model", "Posterior", "Samples", "Traversal"]
 

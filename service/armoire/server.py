@@ -15,20 +15,21 @@ import prometheus_client
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from armoire import bundle, cores, engine
-from armoire.autoencoder import Autoencoder
-from armoire.batching import Batcher
-from armoire.bundle import Bundle
-from armoire.catalogue import Catalogue
 from armoire.config import Settings
-from armoire.engine import Provider
+from armoire.engine import cores, runtime
+from armoire.engine.batching import Batcher
+from armoire.engine.runtime import Provider
 from armoire.errors import BadSettings
-from armoire.interceptor import CallInterceptor
 from armoire.metrics import Metrics
-from armoire.servicer import SERVICE, LatentServicer
-from armoire.tokens import Tokens
+from armoire.ops import bundle
+from armoire.ops.autoencoder import Autoencoder
+from armoire.ops.bundle import Bundle
+from armoire.ops.catalogue import Catalogue
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
+from armoire.wire.interceptor import CallInterceptor
+from armoire.wire.servicer import SERVICE, LatentServicer
+from armoire.wire.tokens import Tokens
 
 logger = logging.getLogger("armoire.server")
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -159,7 +160,7 @@ class Server:
         return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
 
     def _warm_up(self, bundles: list[Bundle]) -> list[Autoencoder]:
-        provider = engine.choose_provider(self._settings.provider, bundles[0], self._settings.max_batch)
+        provider = runtime.choose_provider(self._settings.provider, bundles[0], self._settings.max_batch)
         loaded = [self._load(each, provider) for each in bundles]
         # Only now: a start that fails says so in one line.
         if provider.why:
@@ -168,8 +169,8 @@ class Server:
 
     def _load(self, each: Bundle, provider: Provider) -> Autoencoder:
         manifest = each.manifest
-        encoder, decoder = engine.load(each, provider, self._threads)
-        engine.check_golden(each, encoder, decoder)
+        encoder, decoder = runtime.load(each, provider, self._threads)
+        runtime.check_golden(each, encoder, decoder)
         batchers = {
             name: Batcher(
                 graph.run,

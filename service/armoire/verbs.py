@@ -14,10 +14,10 @@ import numpy as np
 from armoire import bench as load
 from armoire import pictures
 from armoire.arrays import Array
-from armoire.channel import to_error
 from armoire.client import Client, Points
 from armoire.errors import InvalidArgument, StartError
 from armoire.files import replacing
+from armoire.wire.channel import to_error
 
 
 def serve(arguments: argparse.Namespace) -> int:

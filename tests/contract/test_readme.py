@@ -115,11 +115,11 @@ def test_every_path_exists() -> None:
         target = target[0] or target[1]
         assert target.startswith("https://") or (ROOT / target).exists(), target
     tree = next(text for kind, text in BLOCKS if kind == "" and text.startswith("proto/"))
-    folder = ""
+    folders: list[str] = []
     for line in tree.splitlines():
-        names = re.split(r" {2,}", line.strip())[0]
-        if not line.startswith(" "):
-            folder = names
-        for name in re.findall(r"[\w./]+", names):
-            path = ROOT / name if not line.startswith(" ") else ROOT / folder / name
+        depth = (len(line) - len(line.lstrip())) // 2
+        for name in re.findall(r"[\w./]+", re.split(r" {2,}", line.strip())[0]):
+            path = ROOT.joinpath(*folders[:depth], name)
             assert path.exists(), path
+            if name.endswith("/"):
+                folders[depth:] = [name]

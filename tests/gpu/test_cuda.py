@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from armoire import bundle, engine
-from armoire.bundle import Bundle
 from armoire.client import Client
-from armoire.engine import CPU, CUDA, Graph, Provider
+from armoire.engine import runtime
+from armoire.engine.runtime import CPU, CUDA, Graph, Provider
+from armoire.ops import bundle
+from armoire.ops.bundle import Bundle
 from tests.serving import FASHION, serving
 
 pytestmark = pytest.mark.gpu
@@ -21,21 +22,21 @@ def fashion() -> Bundle:
 
 @pytest.fixture(scope="module")
 def cuda(fashion: Bundle) -> Provider:
-    return engine.choose_provider("cuda", fashion, max_batch=64)
+    return runtime.choose_provider("cuda", fashion, max_batch=64)
 
 
 def graphs(fashion: Bundle, provider: Provider) -> tuple[Graph, Graph]:
-    return engine.load(fashion, provider, threads=1)
+    return runtime.load(fashion, provider, threads=1)
 
 
 def test_auto_takes_the_gpu(fashion: Bundle) -> None:
     """Where CUDA works, auto is CUDA."""
-    assert engine.choose_provider("auto", fashion, 64).name == CUDA
+    assert runtime.choose_provider("auto", fashion, 64).name == CUDA
 
 
 def test_the_gpu_gives_the_golden_outputs(fashion: Bundle, cuda: Provider) -> None:
     """Every node runs on the GPU, and the answers are PyTorch's up to rounding."""
-    engine.check_golden(fashion, *graphs(fashion, cuda))
+    runtime.check_golden(fashion, *graphs(fashion, cuda))
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 33, 64])

@@ -19,9 +19,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from armoire import bundle, config
+from armoire import config
 from armoire.client import Client
 from armoire.errors import BadBundle
+from armoire.ops import bundle
 from armoire.server import Server
 from tests.serving import ANY_PORT, serving
 

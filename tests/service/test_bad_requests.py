@@ -28,9 +28,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from armoire.tensors import to_tensor
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
+from armoire.wire.tensors import to_tensor
 from tests.serving import Running, serving
 
 D, SIDE = 16, 32

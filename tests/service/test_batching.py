@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from armoire.batching import Batcher, Call, Cost
+from armoire.engine.batching import Batcher, Call, Cost
 from armoire.errors import DeadlineExceeded, Internal, Overloaded
 from armoire.metrics import GraphMetrics, Metrics
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from armoire import bundle
 from armoire.cli import main
 from armoire.client import Client
+from armoire.ops import bundle
 from tests.serving import FASHION, Running, serving
 
 CALLING = ("health", "models", "sample", "encode", "decode", "interpolate", "edit", "bench")

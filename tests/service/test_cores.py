@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from armoire import cores
+from armoire.engine import cores
 
 
 @pytest.mark.parametrize(

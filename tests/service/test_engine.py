@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 import pytest
 
-from armoire import bundle, engine
-from armoire.bundle import Bundle
-from armoire.engine import CPU, CUDA, Graph, Provider
+from armoire.engine import runtime
+from armoire.engine.runtime import CPU, CUDA, Graph, Provider
 from armoire.errors import BadBundle, BadSettings
+from armoire.ops import bundle
+from armoire.ops.bundle import Bundle
 from tests.serving import FASHION
 
 
@@ -47,7 +48,7 @@ def test_padded_batches_give_the_same_rows(fashion: Bundle, rows: int) -> None:
 )
 def test_batch_sizes_end_at_the_largest(most: int, sizes: tuple[int, ...]) -> None:
     """The closed set is the powers of two below the largest batch, and the largest."""
-    assert engine.powers_of_two(most) == sizes
+    assert runtime.powers_of_two(most) == sizes
 
 
 def test_warm_up_measures_what_a_batch_costs(fashion: Bundle) -> None:
@@ -60,19 +61,19 @@ def test_warm_up_measures_what_a_batch_costs(fashion: Bundle) -> None:
 
 def test_cuda_is_never_replaced_in_silence(fashion: Bundle) -> None:
     """Without a GPU, cuda is refused with the reason, and auto takes the CPU and knows why."""
-    if CUDA in engine.ort.get_available_providers():
+    if CUDA in runtime.ort.get_available_providers():
         pytest.skip("this machine's ONNX Runtime has CUDA: tests/gpu looks at that")
     with pytest.raises(BadSettings, match=r"does not work here: .*armoire\[cuda\]"):
-        engine.choose_provider("cuda", fashion, 64)
-    taken = engine.choose_provider("auto", fashion, 64)
+        runtime.choose_provider("cuda", fashion, 64)
+    taken = runtime.choose_provider("auto", fashion, 64)
     assert (taken.name, taken.precision) == (CPU, "fp32")
     assert "auto takes the CPU" in taken.why
-    assert engine.choose_provider("cpu", fashion, 64).name == CPU
+    assert runtime.choose_provider("cpu", fashion, 64).name == CPU
 
 
 def test_a_session_on_another_provider_is_refused(fashion: Bundle) -> None:
     """A provider that ONNX Runtime would quietly replace by the CPU is an error."""
-    if CUDA in engine.ort.get_available_providers():
+    if CUDA in runtime.ort.get_available_providers():
         pytest.skip("this machine's ONNX Runtime has CUDA: tests/gpu looks at that")
     with (
         pytest.raises((BadSettings, BadBundle), match=CUDA),

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from armoire import images
 from armoire.errors import InvalidArgument
-from armoire.images import Preprocessing
 from armoire.v1 import armoire_pb2 as pb
+from armoire.wire import images
+from armoire.wire.images import Preprocessing
 
 # As the bundle of Fashion-MNIST records it: 28 x 28 padded to 32 x 32.
 PADDED = Preprocessing(crop=None, resize=(28, 28), pad=2)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from armoire import latents
-from armoire.latents import Mixture
+from armoire.ops import latents
+from armoire.ops.latents import Mixture
 
 LARGEST = float(np.finfo(np.float32).max)
 SEEDS = st.integers(0, 2**64 - 1)

@@ -10,12 +10,12 @@ import onnxruntime as ort
 import pytest
 from PIL import Image
 
-from armoire import bundle
 from armoire.client import Client
 from armoire.errors import InvalidArgument
-from armoire.tensors import to_tensor
+from armoire.ops import bundle
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
+from armoire.wire.tensors import to_tensor
 from tests.serving import FASHION, Running, serving
 
 GOLDEN = bundle.read(FASHION).golden

@@ -25,9 +25,9 @@ from armoire import config
 from armoire.client import Client
 from armoire.errors import BadSettings
 from armoire.server import RPCS, Server
-from armoire.tensors import to_tensor
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
+from armoire.wire.tensors import to_tensor
 from tests.serving import ANY_PORT, Running, serving
 
 SERVICE = "armoire.v1.LatentService"
@@ -236,7 +236,7 @@ def test_a_bug_is_internal_with_its_traceback_in_the_log_only(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An unforeseen exception answers INTERNAL with a request id; its text stays in the log."""
-    from armoire.servicer import LatentServicer
+    from armoire.wire.servicer import LatentServicer
 
     def broken(self: LatentServicer, model: object) -> None:
         raise RuntimeError("the secret plan")

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from armoire import tensors
 from armoire.errors import InvalidArgument
 from armoire.v1 import armoire_pb2 as pb
+from armoire.wire import tensors
 
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, max_side=5)
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from armoire.errors import BadSettings, PermissionDenied, Unauthenticated
-from armoire.tokens import Tokens
+from armoire.wire.tokens import Tokens
 
 RPCS = frozenset({"Decode", "Encode", "Sample"})
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from armoire.autoencoder import Autoencoder
 from armoire.errors import BadSettings, NotFound, quoted
+from armoire.ops.autoencoder import Autoencoder
 
 # Served first where it is there, since the newcomer's first command names no model.
 PREFERRED = "fashion-mnist"

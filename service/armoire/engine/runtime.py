@@ -11,10 +11,10 @@ import numpy as np
 import onnxruntime as ort
 
 from armoire.arrays import Array
-from armoire.batching import Cost, Outputs
-from armoire.bundle import Bundle
+from armoire.engine.batching import Cost, Outputs
 from armoire.errors import BadBundle, BadSettings
-from armoire.manifest import GraphSpec
+from armoire.ops.bundle import Bundle
+from armoire.ops.manifest import GraphSpec
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # ONNX Runtime's arena on the GPU, for each graph: they need a fraction, and the GPU may be shared.

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from armoire.arrays import Array, Floats
 from armoire.errors import BadBundle
-from armoire.images import Preprocessing
-from armoire.latents import Mixture
-from armoire.manifest import FileSpec, Manifest
+from armoire.ops.latents import Mixture
+from armoire.ops.manifest import FileSpec, Manifest
+from armoire.wire.images import Preprocessing
 
 
 @dataclass(frozen=True)

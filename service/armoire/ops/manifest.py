@@ -61,7 +61,7 @@ class FileSpec(_Part):
 
 
 class PreprocessingSpec(_Part):
-    """See armoire.images.Preprocessing."""
+    """See armoire.wire.images.Preprocessing."""
 
     crop: Size | None
     resize: tuple[Size, Size]

@@ -15,14 +15,14 @@ from typing import TypeVar
 
 from google.protobuf.descriptor import EnumDescriptor
 
-from armoire import images, tensors
 from armoire.arrays import Floats, Pixels
-from armoire.autoencoder import Autoencoder, Edit, Places
-from armoire.batching import Call
-from armoire.catalogue import Catalogue
+from armoire.engine.batching import Call
 from armoire.errors import InvalidArgument, LimitExceeded, Overloaded, Unavailable
+from armoire.ops.autoencoder import Autoencoder, Edit, Places
+from armoire.ops.catalogue import Catalogue
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
+from armoire.wire import images, tensors
 
 T = TypeVar("T")
 SERVICE = pb.DESCRIPTOR.services_by_name["LatentService"].full_name

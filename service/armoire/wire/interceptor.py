@@ -16,11 +16,11 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from armoire.batching import Call
+from armoire.engine.batching import Call
 from armoire.errors import ArmoireError, Internal, InvalidArgument, LimitExceeded, Overloaded, Unavailable
 from armoire.metrics import Metrics
-from armoire.servicer import SERVICE
-from armoire.tokens import Tokens
+from armoire.wire.servicer import SERVICE
+from armoire.wire.tokens import Tokens
 
 logger = logging.getLogger("armoire.calls")
 # How long a drained server goes on refusing, so that balancers see it leave.

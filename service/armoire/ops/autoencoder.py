@@ -10,12 +10,12 @@ from typing import cast
 
 import numpy as np
 
-from armoire import latents
 from armoire.arrays import Floats, Pixels
-from armoire.batching import Batcher, Call
-from armoire.bundle import Bundle
+from armoire.engine.batching import Batcher, Call
 from armoire.errors import InvalidArgument, NotFound, quoted
-from armoire.manifest import Manifest
+from armoire.ops import latents
+from armoire.ops.bundle import Bundle
+from armoire.ops.manifest import Manifest
 
 # Points are given directly, or as pixels that stand for their posterior mean.
 Places = Floats | Pixels

@@ -1,0 +1,1 @@
+"""The engine: sessions of ONNX Runtime and the queue in front of each."""

@@ -1,0 +1,1 @@
+"""The operations: model bundles, latent arithmetic, and the five operations on arrays."""
