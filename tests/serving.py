@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from armoire import config
-from armoire.engine.batching import Batcher
+from armoire.engine.batching import Cost
 from armoire.server import Server
 
 FASHION = config.BUNDLED_MODELS / "fashion-mnist" / "1"
@@ -46,16 +46,24 @@ class Running:
         """Start a coroutine on the server's loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    def batcher(self, graph: str) -> Batcher:
-        """The queue in front of a graph of the default model."""
-        model = next(iter(self.server._servicer.catalogue))
-        return model._encoder if graph == "encoder" else model._decoder
+    def cost(self, graph: str) -> Cost:
+        """What a graph of the default model was measured to cost."""
+        return next(iter(self.server._servicer.catalogue)).queues[graph].cost
 
     @contextmanager
-    def holding(self, graph: str) -> Iterator[None]:
-        """Keep a graph's engine busy while the block runs, so that what arrives has to wait."""
+    def holding(self) -> Iterator[None]:
+        """Keep every lane busy while the block runs, so that what arrives has to wait."""
         free = threading.Event()
-        self.batcher(graph)._engine.submit(free.wait, 60)
+        lanes = self.server._lanes
+
+        def wait() -> None:
+            free.wait(60)
+
+        async def hold() -> None:
+            for _ in range(lanes.free):
+                lanes.run(wait, lambda _: None)
+
+        self.run(hold())
         try:
             yield
         finally:

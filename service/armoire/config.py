@@ -59,7 +59,13 @@ class Settings(BaseModel):
         description="ONNX Runtime provider: cuda is required where named; auto takes it where it works",
     )
     threads: int = Field(
-        0, ge=0, le=1024, description="CPU threads of a graph; 0: the cores it may really use"
+        0, ge=0, le=1024, description="CPU batches side by side, a core each; 0: the cores it may really use"
+    )
+    latency_goal_ms: float = Field(
+        25.0,
+        ge=0,
+        le=60_000,
+        description="a batch takes at most half of it and waits at most a tenth for more rows; 0: no bound, no wait",
     )
     max_rows: int = Field(
         1024, ge=1, le=65536, description="most rows of one call (n x steps for Interpolate)"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prometheus_client import (
@@ -42,10 +44,10 @@ class Metrics:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         graph = ("model", "graph")
-        self.requests = Counter(
+        self._requests = Counter(
             "armoire_requests_total", "Calls answered.", ("method", "code"), registry=registry
         )
-        self.request_duration = Histogram(
+        self._request_duration = Histogram(
             "armoire_request_duration_seconds",
             "From the call's arrival to its answer.",
             ("method",),
@@ -82,12 +84,52 @@ class Metrics:
         self._deadline_missed = Counter(
             "armoire_deadline_missed_total", "Calls whose deadline passed in the queue.", registry=registry
         )
+        self.largest_batch = Gauge(
+            "armoire_largest_batch_rows",
+            "Rows of the largest useful batch, measured at start.",
+            graph,
+            registry=registry,
+        )
+        self.batch_cost = Gauge(
+            "armoire_batch_cost_seconds",
+            "A batch of so many rows on one lane, measured at start.",
+            (*graph, "rows"),
+            registry=registry,
+        )
+        self.longest_delay = Gauge(
+            "armoire_longest_delay_seconds",
+            "What a batch may wait for more rows while the processor is saturated.",
+            graph,
+            registry=registry,
+        )
         self.model_info = Gauge(
             "armoire_model_info",
             "1 for each model that is ready.",
             ("model", "version", "provider", "precision"),
             registry=registry,
         )
+
+    @functools.cache  # noqa: B019 - lives as long as the server
+    def _answers(self, method: str, code: str) -> Counter:
+        return self._requests.labels(method, code)
+
+    @functools.cache  # noqa: B019
+    def _durations(self, method: str) -> Histogram:
+        return self._request_duration.labels(method)
+
+    def answered(self, method: str, code: str, seconds: float) -> None:
+        """Count a call; looking its labels up anew each time would cost more than counting."""
+        self._answers(method, code).inc()
+        self._durations(method).observe(seconds)
+
+    def calibrated(
+        self, model: str, graph: str, cost: Mapping[int, float], largest_batch: int, longest_delay: float
+    ) -> None:
+        """Publish what warm-up measured (rows to seconds) and chose."""
+        for rows, seconds in cost.items():
+            self.batch_cost.labels(model, graph, rows).set(seconds)
+        self.largest_batch.labels(model, graph).set(largest_batch)
+        self.longest_delay.labels(model, graph).set(longest_delay)
 
     def graph(self, model: str, graph: str) -> GraphMetrics:
         """Bind the labels of one graph."""

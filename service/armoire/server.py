@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import signal
 import socket
@@ -18,20 +19,24 @@ from grpc_reflection.v1alpha import reflection
 from armoire.config import Settings
 from armoire.engine import cores, runtime
 from armoire.engine.batching import Batcher
-from armoire.engine.runtime import Provider
+from armoire.engine.lanes import Lanes
+from armoire.engine.pacing import Pacer
+from armoire.engine.runtime import Graph, Provider
 from armoire.errors import BadSettings
+from armoire.logs import CallLog
 from armoire.metrics import Metrics
 from armoire.ops import bundle
 from armoire.ops.autoencoder import Autoencoder
 from armoire.ops.bundle import Bundle
 from armoire.ops.catalogue import Catalogue
 from armoire.v1 import armoire_pb2 as pb
-from armoire.v1 import armoire_pb2_grpc as pb_grpc
-from armoire.wire.interceptor import CallInterceptor
-from armoire.wire.servicer import SERVICE, LatentServicer
+from armoire.wire.interceptor import SERVICE, CallInterceptor
+from armoire.wire.servicer import LatentServicer
 from armoire.wire.tokens import Tokens
 
 logger = logging.getLogger("armoire.server")
+# Shares of latency_goal_ms: a call that arrives as a batch begins waits for that one, then for its own.
+LONGEST_BATCH, LONGEST_DELAY = 0.5, 0.1
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 RPCS = frozenset(method.name for method in pb.DESCRIPTOR.services_by_name["LatentService"].methods)
@@ -48,6 +53,8 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._threads = settings.threads or cores.usable()
+        self._lanes: Lanes | None = None
+        self._calls = CallLog(settings.log_format)
         self._metrics = Metrics()
         self._health = health.aio.HealthServicer()
         self._interceptor: CallInterceptor
@@ -69,8 +76,8 @@ class Server:
             logger.warning("tokens will travel in plain text: set tls_cert and tls_key")
         bundles = [bundle.read(folder) for folder in bundle.find(self._settings.models)]
         self._wire()
-        await self._listen()
         try:
+            await self._listen()
             autoencoders = await asyncio.to_thread(self._warm_up, bundles)
             self._servicer.catalogue = Catalogue(autoencoders, self._settings.default_model)
         except BaseException:
@@ -79,12 +86,12 @@ class Server:
         await self._report(SERVING)
         served = ", ".join(f"{a.manifest.name}/{a.manifest.version}" for a in self._servicer.catalogue)
         logger.info(
-            "serving %s on %s by %s (%s, %d CPU threads); metrics on http://%s/metrics",
+            "serving %s on %s by %s (%s, %d lanes); metrics on http://%s/metrics",
             served,
             self.address,
             autoencoders[0].provider,
             autoencoders[0].precision,
-            self._threads,
+            self._lanes.count if self._lanes else 0,
             self.metrics_address,
         )
 
@@ -96,7 +103,10 @@ class Server:
         await self._grpc.stop(0)
         for autoencoder in self._servicer.catalogue or ():
             autoencoder.close()
+        if self._lanes is not None:
+            self._lanes.close()
         self._servicer.close()
+        self._calls.flush()
         if self._http is not None:
             await asyncio.to_thread(self._http.shutdown)
             self._http.server_close()
@@ -114,10 +124,9 @@ class Server:
             max_message_mib=settings.max_message_mib,
         )
         tokens = Tokens(settings.tokens_file, RPCS) if settings.tokens_file else None
-        self._interceptor = CallInterceptor(self._metrics, tokens)
+        self._interceptor = CallInterceptor(self._metrics, tokens, self._calls)
         self._servicer = LatentServicer(limits, self._threads)
         self._grpc = grpc.aio.server(
-            interceptors=[self._interceptor],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_mib << 20),
                 ("grpc.max_send_message_length", -1),
@@ -125,7 +134,7 @@ class Server:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        pb_grpc.add_LatentServiceServicer_to_server(self._servicer, self._grpc)
+        self._interceptor.register(self._servicer, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection(
             (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc
@@ -161,35 +170,40 @@ class Server:
 
     def _warm_up(self, bundles: list[Bundle]) -> list[Autoencoder]:
         provider = runtime.choose_provider(self._settings.provider, bundles[0], self._settings.max_batch)
-        loaded = [self._load(each, provider) for each in bundles]
+        # One GPU has one stream of batches; on the CPU a batch has a core for itself.
+        lanes = self._lanes = Lanes(1 if provider.name == runtime.CUDA else self._threads)
+        loaded = [self._load(each, provider, lanes) for each in bundles]
         # Only now: a start that fails says so in one line.
         if provider.why:
             logger.info(provider.why)
         return loaded
 
-    def _load(self, each: Bundle, provider: Provider) -> Autoencoder:
+    def _load(self, each: Bundle, provider: Provider, lanes: Lanes) -> Autoencoder:
         manifest = each.manifest
-        encoder, decoder = runtime.load(each, provider, self._threads)
+        encoder, decoder = runtime.load(each, provider)
         runtime.check_golden(each, encoder, decoder)
-        batchers = {
-            name: Batcher(
-                graph.run,
-                graph.warm_up(self._settings.max_batch),
-                padding=graph.padding,
-                max_queue_rows=self._settings.max_queue_rows,
-                metrics=self._metrics.graph(manifest.name, name),
-            )
+        queues = {
+            name: self._queue(graph, manifest.name, name, lanes)
             for name, graph in (("encoder", encoder), ("decoder", decoder))
         }
         self._metrics.model_info.labels(
             manifest.name, manifest.version, provider.name, provider.precision
         ).set(1)
-        return Autoencoder(
-            each,
-            batchers["encoder"],
-            batchers["decoder"],
-            provider=provider.name,
-            precision=provider.precision,
+        return Autoencoder(each, queues, provider=provider.name, precision=provider.precision)
+
+    def _queue(self, graph: Graph, model: str, name: str, lanes: Lanes) -> Batcher:
+        """Calibrate a graph and put a queue in front of it."""
+        goal = self._settings.latency_goal_ms / 1e3
+        cost = graph.warm_up(self._settings.max_batch, longest=LONGEST_BATCH * goal if goal else math.inf)
+        pacer = Pacer(LONGEST_DELAY * goal, cost.max_batch, cores.usable())
+        self._metrics.calibrated(model, name, cost.measured, cost.max_batch, pacer.max_delay)
+        return Batcher(
+            graph,
+            cost,
+            lanes,
+            max_queue_rows=self._settings.max_queue_rows,
+            metrics=self._metrics.graph(model, name),
+            pacer=pacer,
         )
 
     async def _report(self, status: int) -> None:

@@ -842,7 +842,7 @@ def test_a_deadline_below_the_cost_is_refused_at_once(
     large: Running, long_calls: pb_grpc.LatentServiceStub, rpc: str
 ) -> None:
     """A deadline that an idle server could not meet is DEADLINE_EXCEEDED from the server, before anything runs."""
-    short = large.batcher(graph_of(rpc)).cost.seconds(MANY) / 2
+    short = large.cost(graph_of(rpc)).seconds(MANY) / 2
     code, text, _, metadata = refusal(long_calls, rpc, MANY_ROWS[rpc], timeout=short)
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert f"{MANY} rows take" in text
@@ -855,7 +855,7 @@ def test_a_deadline_below_the_cost_is_refused_at_once(
 @contextmanager
 def busy(running: Running, stub: pb_grpc.LatentServiceStub, graph: str, rows: int) -> Iterator[None]:
     """While the block runs, ``rows`` rows wait in front of a graph; then their caller goes away."""
-    with running.holding(graph):
+    with running.holding():
         yield from _waiting(running, stub, graph, rows)
 
 
@@ -899,7 +899,7 @@ def test_a_deadline_out_of_reach_because_of_the_queue(
 ) -> None:
     """Enough time for the rows alone, but not behind the queue, is RESOURCE_EXHAUSTED with a time to come back."""
     rpcs = [rpc for rpc in RPCS[1:] if graph_of(rpc) == graph]
-    short = large.batcher(graph).cost.seconds(MANY) / 2
+    short = large.cost(graph).seconds(MANY) / 2
     with busy(large, long_calls, graph, MANY - 1000):
         refusals = [refusal(long_calls, rpc, GOOD[rpc], timeout=short) for rpc in rpcs]
     for code, text, details, metadata in refusals:
@@ -979,7 +979,7 @@ def test_while_draining_every_rpc_is_unavailable() -> None:
     with stub_of(running) as stub, grpc.insecure_channel(running.address) as other:
         watch = health_pb2_grpc.HealthStub(other).Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        with running.holding("decoder"):
+        with running.holding():
             held = stub.Decode.future(pb.DecodeRequest(latents=z(MANY)), timeout=60)
             running.until_pending("decoder", MANY)
             closing = threading.Thread(target=running.close)

@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from armoire.engine.batching import Batcher, Call, Cost
+from armoire.engine.lanes import Lanes
 from armoire.errors import DeadlineExceeded, Internal, Overloaded
-from armoire.metrics import GraphMetrics, Metrics
+from armoire.metrics import Metrics
 
 FREE = Cost(0.0, 0.0, 8)
 
@@ -27,18 +29,28 @@ class Engine:
         self.gate = threading.Event()
         self.gate.set()
 
-    def run(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+    def empty(self, rows: int) -> tuple[np.ndarray, ...]:
+        return np.full((rows, 3), np.nan, np.float32), np.full(rows, np.nan, np.float32)
+
+    def run(self, parts: Sequence[np.ndarray], into: tuple[np.ndarray, ...]) -> None:
         assert self.gate.wait(30)
+        rows = np.concatenate(parts)
         self.sizes.append(len(rows))
-        return rows * 2, rows.sum(axis=1)
+        into[0][:], into[1][:] = rows * 2, rows.sum(axis=1)
+
+    def padding(self, rows: int) -> int:
+        return -rows % 8
 
 
-def graph_metrics() -> GraphMetrics:
-    return Metrics().graph("model", "graph")
-
-
-def batcher(engine: Engine, cost: Cost = FREE, max_queue_rows: int = 1000) -> Batcher:
-    return Batcher(engine.run, cost, max_queue_rows=max_queue_rows, metrics=graph_metrics())
+def batcher(
+    engine: Engine,
+    cost: Cost = FREE,
+    max_queue_rows: int = 100_000,
+    metrics: Metrics | None = None,
+    lanes: int = 1,
+) -> Batcher:
+    graph = (metrics or Metrics()).graph("m", "g")
+    return Batcher(engine, cost, Lanes(lanes), max_queue_rows=max_queue_rows, metrics=graph)
 
 
 def rows(count: int, start: float = 0) -> np.ndarray:
@@ -66,7 +78,6 @@ def test_every_caller_gets_its_own_rows_in_order(sizes: list[int], max_batch: in
             np.testing.assert_array_equal(sums, call.sum(axis=1))
         assert max(engine.sizes) <= max_batch
         assert sum(engine.sizes) == sum(sizes)
-        queue.close()
 
     asyncio.run(scenario())
 
@@ -120,7 +131,7 @@ async def test_cancelled_callers_change_nothing_for_the_others(seed: int) -> Non
     chance = random.Random(seed)
     engine = Engine()
     metrics = Metrics()
-    queue = Batcher(engine.run, FREE, max_queue_rows=100_000, metrics=metrics.graph("m", "g"))
+    queue = batcher(engine, metrics=metrics)
     calls = [rows(chance.randint(1, 20), start=1000 * index) for index in range(200)]
     tasks = [asyncio.create_task(queue.submit(call, Call())) for call in calls]
     doomed = set(chance.sample(range(200), 80))
@@ -156,16 +167,17 @@ async def test_a_caller_that_has_gone_costs_nothing() -> None:
 async def test_a_failed_batch_is_told_to_its_callers_only() -> None:
     """When the graph raises, the callers of that batch get INTERNAL and the next batch runs."""
 
-    def run(rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        if rows[0, 0] < 0:
-            raise RuntimeError("device lost")
-        return (rows,)
+    class Fragile(Engine):
+        def run(self, parts: Sequence[np.ndarray], into: tuple[np.ndarray, ...]) -> None:
+            if parts[0][0, 0] < 0:
+                raise RuntimeError("device lost")
+            super().run(parts, into)
 
-    queue = Batcher(run, FREE, max_queue_rows=100, metrics=graph_metrics())
+    queue = batcher(Fragile())
     with pytest.raises(Internal):
         await queue.submit(-rows(1, start=1), Call())
-    (answer,) = await queue.submit(rows(2), Call())
-    np.testing.assert_array_equal(answer, rows(2))
+    answer, _ = await queue.submit(rows(2), Call())
+    np.testing.assert_array_equal(answer, rows(2) * 2)
 
 
 async def test_a_full_queue_refuses_with_a_time_to_retry() -> None:
@@ -209,7 +221,7 @@ async def test_a_deadline_that_passes_in_the_queue_is_never_run() -> None:
     """Rows whose deadline is over when their turn comes are answered, counted and not run."""
     engine, metrics = Engine(), Metrics()
     engine.gate.clear()
-    queue = Batcher(engine.run, FREE, max_queue_rows=100, metrics=metrics.graph("m", "g"))
+    queue = batcher(engine, metrics=metrics)
     first = asyncio.create_task(queue.submit(rows(1), Call()))
     await settle()
     deadline = time.monotonic() + 0.05
@@ -227,9 +239,7 @@ async def test_a_deadline_that_passes_in_the_queue_is_never_run() -> None:
 async def test_a_call_knows_what_it_cost() -> None:
     """Queue and run seconds are added up on the call, and every batch is counted."""
     engine, metrics = Engine(), Metrics()
-    queue = Batcher(
-        engine.run, FREE, max_queue_rows=100, metrics=metrics.graph("m", "g"), padding=lambda n: 8 - n
-    )
+    queue = batcher(engine, metrics=metrics)
     call = Call()
     await queue.submit(rows(20), call)
     labels = {"model": "m", "graph": "g"}
@@ -239,14 +249,6 @@ async def test_a_call_knows_what_it_cost() -> None:
     assert value("armoire_batch_rows_count", labels) == 3
     assert value("armoire_rows_total", labels) == 20
     assert value("armoire_padding_rows_total") == 4
-
-
-@pytest.mark.parametrize("outputs", [None, (np.zeros((1, 3)),), (np.zeros((2, 3)), np.zeros((3, 3)))])
-async def test_outputs_that_are_no_answer_are_internal(outputs: object) -> None:
-    """A graph that gives fewer rows than it got fails the call instead of leaving it to wait for ever."""
-    queue = Batcher(lambda _: outputs, FREE, max_queue_rows=100, metrics=graph_metrics())
-    with pytest.raises(Internal):
-        await asyncio.wait_for(queue.submit(rows(2), Call()), 10)
 
 
 async def test_times_side_by_side_count_once() -> None:
@@ -264,7 +266,7 @@ async def test_a_call_that_gave_up_in_the_queue_is_counted_as_missed() -> None:
     """GRPC cancels a call at its deadline: when its turn comes it counts as a missed deadline."""
     engine, metrics = Engine(), Metrics()
     engine.gate.clear()
-    queue = Batcher(engine.run, FREE, max_queue_rows=100, metrics=metrics.graph("m", "g"))
+    queue = batcher(engine, metrics=metrics)
     first = asyncio.create_task(queue.submit(rows(1), Call()))
     await settle()
     late = asyncio.create_task(queue.submit(rows(1), Call(deadline=time.monotonic() + 0.05)))

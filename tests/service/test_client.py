@@ -40,7 +40,7 @@ def test_a_refusal_for_load_tells_when_to_come_back() -> None:
     with serving(max_rows=1024, max_queue_rows=1024) as running, Client(running.address) as client:
         z = np.zeros((1024, 16), np.float32)
         with ThreadPoolExecutor(1) as caller:
-            with running.holding("decoder"):
+            with running.holding():
                 full = caller.submit(client.decode, z)
                 running.until_pending("decoder", 1024)
                 with pytest.raises(errors.Overloaded, match="max_queue_rows") as refused:

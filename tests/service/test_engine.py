@@ -22,7 +22,7 @@ def fashion() -> Bundle:
 
 
 def decoder(fashion: Bundle, provider: Provider) -> Graph:
-    return Graph(fashion.decoder, fashion.manifest.graphs["decoder"], ["pixels"], provider, threads=1)
+    return Graph(fashion.decoder, fashion.manifest.graphs["decoder"], ["pixels"], provider)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 12])
@@ -33,12 +33,12 @@ def test_padded_batches_give_the_same_rows(fashion: Bundle, rows: int) -> None:
         decoder(fashion, Provider(CPU, batch_sizes=(1, 2, 4, 8, 12))),
     )
     z = np.random.default_rng(rows).standard_normal((rows, 16), np.float32)
-    padded.run(np.full((12, 16), 5, np.float32))
-    (first,) = padded.run(z)
+    padded.prove(np.full((12, 16), 5, np.float32))
+    (first,) = padded.prove(z)
     kept = first.copy()
-    padded.run(np.zeros((rows, 16), np.float32))
+    padded.prove(np.zeros((rows, 16), np.float32))
     np.testing.assert_array_equal(first, kept)
-    np.testing.assert_array_equal(first, plain.run(z)[0])
+    np.testing.assert_array_equal(first, plain.prove(z)[0])
     assert padded.padding(rows) == {3: 1, 5: 3}.get(rows, 0)
     assert plain.padding(rows) == 0
 
@@ -85,14 +85,14 @@ def test_a_session_on_another_provider_is_refused(fashion: Bundle) -> None:
 def test_bytes_that_are_no_graph_are_a_bad_bundle(fashion: Bundle) -> None:
     """A file that ONNX Runtime cannot read is refused in one line."""
     with pytest.raises(BadBundle, match=r"decoder\.onnx cannot be loaded") as refused:
-        Graph(b"not a graph", fashion.manifest.graphs["decoder"], ["pixels"], Provider(CPU), threads=1)
+        Graph(b"not a graph", fashion.manifest.graphs["decoder"], ["pixels"], Provider(CPU))
     assert "\n" not in str(refused.value)
 
 
 def test_a_graph_with_other_outputs_is_a_bad_bundle(fashion: Bundle) -> None:
     """The encoder in the decoder's place is told by its inputs."""
     with pytest.raises(BadBundle, match="the manifest says"):
-        Graph(fashion.encoder, fashion.manifest.graphs["decoder"], ["pixels"], Provider(CPU), threads=1)
+        Graph(fashion.encoder, fashion.manifest.graphs["decoder"], ["pixels"], Provider(CPU))
 
 
 @pytest.mark.parametrize("graph", ["encoder", "decoder"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,13 @@ CUDA_OPTIONS: dict[str, Any] = {
 # What the golden outputs may differ by: float32 sums in another order.
 GOLDEN_TOLERANCE = 1e-3
 GOLDEN_EQUAL_PIXELS = 0.999
+# Of the best rows per second: a batch size that reaches it is large enough.
+USEFUL = 0.97
+# What a batch costs beside its run (hand-over to a lane and back, futures, metrics): about so much.
+OVERHEAD_SECONDS = 100e-6
+# The first round warms up; the rest measure.
+CALIBRATION_ROUNDS = 4
+CALIBRATION_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -57,9 +65,7 @@ def powers_of_two(max_batch: int) -> tuple[int, ...]:
 class Graph:
     """One ONNX graph in a session of its own."""
 
-    def __init__(
-        self, content: bytes, spec: GraphSpec, outputs: Sequence[str], provider: Provider, threads: int
-    ) -> None:
+    def __init__(self, content: bytes, spec: GraphSpec, outputs: Sequence[str], provider: Provider) -> None:
         """Load a graph.
 
         Args:
@@ -67,17 +73,15 @@ class Graph:
             spec: what the manifest says of it.
             outputs: the names that ``run`` gives, in order; nothing else is computed where ORT can avoid it.
             provider: where it runs.
-            threads: CPU threads.
 
         Raises:
             BadBundle: no graph, or one that differs from ``spec``.
             BadSettings: the provider does not work here.
         """
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        # One core a batch: graphs this small gain more from batches side by side than from sharing each of them out.
+        options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        # A spinning thread takes the core from the event loop that feeds it.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if provider.name == CUDA:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         providers: list[Any] = [(CUDA, CUDA_OPTIONS)] if provider.name == CUDA else [provider.name]
@@ -95,20 +99,35 @@ class Graph:
         self._row = spec.inputs[self._input].row
         self._dtype = np.dtype(spec.inputs[self._input].dtype)
         self._outputs = list(outputs)
+        self._tensors = [spec.outputs[name] for name in outputs]
         self._file, self._provider = spec.file, provider
         try:
-            self._bindings = [
-                _Binding(self._session, spec, self._outputs, provider, size) for size in provider.batch_sizes
+            self._padded = [
+                _Padded(self._session, spec, self._outputs, provider, size) for size in provider.batch_sizes
             ]
         except Exception as error:
             raise _fault(provider, f"{spec.file} gets no buffers", error) from None
 
-    def run(self, rows: Array) -> Outputs:
-        """Run [n, ...] -> arrays [n, ...] in the order of ``outputs``; safe from one thread at a time."""
-        for binding in self._bindings:
-            if len(rows) <= binding.size:
-                return binding.run(rows)
-        return tuple(self._session.run(self._outputs, {self._input: rows}))
+    def empty(self, rows: int) -> Outputs:
+        """Give arrays for the outputs of ``rows`` rows, in the order of ``outputs``."""
+        return tuple(np.empty((rows, *tensor.row), tensor.dtype) for tensor in self._tensors)
+
+    def run(self, parts: Sequence[Array], into: Outputs) -> None:
+        """Run the rows of ``parts``, [k, ...] each, and write their outputs into arrays as ``empty`` gives them.
+
+        Safe from as many threads at a time as there are lanes; on a closed set of batch sizes, from one.
+        """
+        rows = len(into[0])
+        for padded in self._padded:
+            if rows <= padded.size:
+                padded.run(parts, into)
+                return
+        binding = self._session.io_binding()
+        # Neither side is copied: ONNX Runtime reads the rows where they lie and writes where the answer is wanted.
+        binding.bind_cpu_input(self._input, parts[0] if len(parts) == 1 else np.concatenate(parts))
+        for name, output in zip(self._outputs, into, strict=True):
+            binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(output))
+        self._session.run_with_iobinding(binding)
 
     def prove(self, rows: Array) -> Outputs:
         """Run as ``run`` does, before anybody is served.
@@ -117,10 +136,12 @@ class Graph:
             BadBundle: the graph cannot run these rows.
             BadSettings: the same, on a provider that the CPU could stand in for.
         """
+        outputs = self.empty(len(rows))
         try:
-            return self.run(rows)
+            self.run([rows], outputs)
         except Exception as error:
             raise _fault(self._provider, f"{self._file} cannot run {len(rows)} rows", error) from None
+        return outputs
 
     def prove_one_row(self) -> None:
         """Run one row of zeros; errors as in ``prove``."""
@@ -128,27 +149,38 @@ class Graph:
 
     def padding(self, rows: int) -> int:
         """Tell how many rows are run in vain to fill a batch of ``rows``."""
-        return next((b.size - rows for b in self._bindings if rows <= b.size), 0)
+        return next((padded.size - rows for padded in self._padded if rows <= padded.size), 0)
 
-    def warm_up(self, max_batch: int) -> Cost:
-        """Run every batch size that will be used and measure what one costs.
+    def warm_up(self, max_batch: int, longest: float = math.inf) -> Cost:
+        """Run every batch size that will be used, measure what one costs, and choose the largest useful one.
 
-        The cost model is the line through the fastest of several runs at 1 row and at ``max_batch`` rows.
+        The largest useful batch is the smallest that gives all but 3 % of the best rows per second: a larger one
+        would only make everybody wait. Among those it is one that takes at most ``longest`` seconds where there is one.
+        The cost model is the line through the fastest runs of one row and of the largest useful batch.
         """
-        sizes = [b.size for b in self._bindings] or list(powers_of_two(max_batch))
-        seconds = {size: self._fastest(size) for size in sizes}
-        one, most = seconds[1], seconds[max_batch]
-        per_row = max(most - one, 0.0) / (max_batch - 1) if max_batch > 1 else 0.0
-        return Cost(fixed=max(one - per_row, 0.0), per_row=per_row, max_batch=max_batch)
+        sizes = [padded.size for padded in self._padded] or list(powers_of_two(max_batch))
+        seconds = self._fastest(sizes)
+        allowed = [size for size in sizes if seconds[size] <= longest] or sizes[:1]
+        speed = {size: size / (seconds[size] + OVERHEAD_SECONDS) for size in allowed}
+        most = next(size for size in allowed if speed[size] >= USEFUL * max(speed.values()))
+        per_row = max(seconds[most] - seconds[1], 0.0) / (most - 1) if most > 1 else 0.0
+        return Cost(max(seconds[1] - per_row, 0.0), per_row, most, seconds)
 
-    def _fastest(self, size: int) -> float:
-        rows = np.zeros((size, *self._row), self._dtype)
-        times = []
-        for _ in range(5):
-            started = time.perf_counter()
-            self.prove(rows)
-            times.append(time.perf_counter() - started)
-        return min(times)
+    def _fastest(self, sizes: Sequence[int]) -> dict[int, float]:
+        """Give the seconds of the fastest of several runs of each size.
+
+        All sizes take turns: other work on the machine then slows a round, not a size.
+        """
+        rows = np.zeros((max(sizes), *self._row), self._dtype)
+        best = dict.fromkeys(sizes, math.inf)
+        began, rounds = time.perf_counter(), 0
+        while rounds < CALIBRATION_ROUNDS or time.perf_counter() - began < CALIBRATION_SECONDS:
+            for size in sizes:
+                started = time.perf_counter()
+                self.prove(rows[:size])
+                best[size] = min(best[size], time.perf_counter() - started)
+            rounds += 1
+        return best
 
     def _check(self, spec: GraphSpec) -> None:
         for kind, nodes, wanted in (
@@ -174,7 +206,7 @@ def _batch(node: Any) -> str | int | None:
     return node.shape[0] if isinstance(node.shape[0], int) else "n"
 
 
-class _Binding:
+class _Padded:
     """Buffers on the device for one batch size, bound once: no allocation and no new address per batch."""
 
     def __init__(
@@ -188,7 +220,6 @@ class _Binding:
         device = "cuda" if provider.name == CUDA else "cpu"
         (name,) = spec.inputs
         self.size = size
-        self._on_cpu = device == "cpu"
         self._session = session
         self._staging = np.zeros((size, *spec.inputs[name].row), spec.inputs[name].dtype)
         self._input = ort.OrtValue.ortvalue_from_numpy(self._staging, device, 0)
@@ -203,21 +234,21 @@ class _Binding:
         for output, value in zip(outputs, self._outputs, strict=True):
             self._binding.bind_ortvalue_output(output, value)
 
-    def run(self, rows: Array) -> Outputs:
-        self._staging[: len(rows)] = rows
+    def run(self, parts: Sequence[Array], into: Outputs) -> None:
+        rows = len(into[0])
+        np.concatenate(parts, out=self._staging[:rows])
         self._input.update_inplace(self._staging)
         self._session.run_with_iobinding(self._binding)
-        answers = (value.numpy()[: len(rows)] for value in self._outputs)
-        # On the CPU numpy() is a view of the buffer, which the next batch writes over.
-        return tuple(answer.copy() if self._on_cpu else answer for answer in answers)
+        for value, output in zip(self._outputs, into, strict=True):
+            output[:] = value.numpy()[:rows]
 
 
-def load(bundle: Bundle, provider: Provider, threads: int) -> tuple[Graph, Graph]:
+def load(bundle: Bundle, provider: Provider) -> tuple[Graph, Graph]:
     """Load a bundle's encoder and decoder, each with the outputs that are served; errors as in Graph."""
     specs = bundle.manifest.graphs
     return (
-        Graph(bundle.encoder, specs["encoder"], ["mean", "log_variance"], provider, threads),
-        Graph(bundle.decoder, specs["decoder"], ["pixels"], provider, threads),
+        Graph(bundle.encoder, specs["encoder"], ["mean", "log_variance"], provider),
+        Graph(bundle.decoder, specs["decoder"], ["pixels"], provider),
     )
 
 
@@ -236,7 +267,7 @@ def choose_provider(wanted: str, bundle: Bundle, max_batch: int) -> Provider:
                 "this ONNX Runtime is a build without CUDA; install armoire[cuda] in an environment of its own"
             )
         ort.preload_dlls()
-        for graph in load(bundle, cuda, threads=1):
+        for graph in load(bundle, cuda):
             graph.prove_one_row()
     except BadSettings as error:
         if wanted == "cuda":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import cast
@@ -34,13 +34,14 @@ class Autoencoder:
     """One served model."""
 
     def __init__(
-        self, bundle: Bundle, encoder: Batcher, decoder: Batcher, *, provider: str, precision: str
+        self, bundle: Bundle, queues: Mapping[str, Batcher], *, provider: str, precision: str
     ) -> None:
+        """Put a bundle together with ``queues``: "encoder" and "decoder"."""
         self.bundle = bundle
+        self.queues = queues
         self.provider = provider
         self.precision = precision
-        self._encoder = encoder
-        self._decoder = decoder
+        self._encoder, self._decoder = queues["encoder"], queues["decoder"]
         # Draws that take milliseconds stay off the event loop.
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="draw")
 
@@ -90,7 +91,7 @@ class Autoencoder:
         self, start: Places, end: Places, steps: int, spherical: bool, call: Call
     ) -> tuple[Pixels, Floats]:
         """Walk from start to end: n places twice -> uint8 [n, steps, h, w, c] and float32 [n, steps, d]."""
-        a, b = await self.points([start, end], call)
+        a, b = await self.points([start, end], len(start) * steps, call)
         walk = (latents.interpolate_spherical if spherical else latents.interpolate_linear)(a, b, steps)
         _require_finite(walk, "start")
         pixels = await self.decode(walk.reshape(-1, self.latent_size), call)
@@ -107,7 +108,7 @@ class Autoencoder:
             if isinstance(edit.direction, str) and edit.direction not in self.bundle.directions:
                 raise NotFound(f"attribute {quoted(edit.direction)} is unknown", self.bundle.directions)
         examples = [group for edit in edits if isinstance(edit.direction, tuple) for group in edit.direction]
-        z, *means = await self.points([places, *examples], call)
+        z, *means = await self.points([places, *examples], len(places), call)
         pairs = iter(zip(means[::2], means[1::2], strict=True))
         directions = []
         for index, edit in enumerate(edits):
@@ -126,21 +127,22 @@ class Autoencoder:
         _require_finite(moved, "edits")
         return await self.decode(moved, call), moved
 
-    async def points(self, places: Sequence[Places], call: Call) -> list[Floats]:
-        """Turn places into latent points; all that are pixels are encoded side by side."""
+    async def points(self, places: Sequence[Places], decoded_rows: int, call: Call) -> list[Floats]:
+        """Turn places into latent points, all that are pixels in one submission: together they run, or are refused.
 
-        async def point(place: Places) -> Floats:
-            if place.dtype == np.float32:
-                return cast(Floats, place)
-            mean, _ = await self.encode(cast(Pixels, place), call)
-            return mean
-
-        return await asyncio.gather(*(point(place) for place in places))
+        ``decoded_rows`` is what the call will ask of the decoder afterwards: it has to fit into the deadline too.
+        """
+        pixels = [cast(Pixels, place) for place in places if place.dtype == np.uint8]
+        if not pixels:
+            return [cast(Floats, place) for place in places]
+        call.later = self._decoder.cost.seconds(decoded_rows)
+        means, _ = await self.encode(pixels[0] if len(pixels) == 1 else np.concatenate(pixels), call)
+        call.later = 0.0
+        encoded = iter(np.split(means, np.cumsum([len(part) for part in pixels])[:-1]))
+        return [next(encoded) if place.dtype == np.uint8 else cast(Floats, place) for place in places]
 
     def close(self) -> None:
-        """Let go of the threads, once no call is in flight."""
-        self._encoder.close()
-        self._decoder.close()
+        """Let go of the thread, once no call is in flight."""
         self._drawing.shutdown(wait=False, cancel_futures=True)
 
 

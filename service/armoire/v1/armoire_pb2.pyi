@@ -126,7 +126,7 @@ class Limits(_message.Message):
     def __init__(self, max_rows: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_queue_rows: _Optional[int] = ..., max_message_mib: _Optional[int] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "image_height", "image_width", "image_channels", "latent_size", "attributes", "priors", "default_prior", "provider", "precision", "limits", "metrics", "licence")
+    __slots__ = ("name", "version", "image_height", "image_width", "image_channels", "latent_size", "attributes", "priors", "default_prior", "provider", "precision", "limits", "metrics", "licence", "graphs")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -148,6 +148,7 @@ class Model(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     LICENCE_FIELD_NUMBER: _ClassVar[int]
+    GRAPHS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     image_height: int
@@ -162,7 +163,30 @@ class Model(_message.Message):
     limits: Limits
     metrics: _containers.ScalarMap[str, float]
     licence: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., image_height: _Optional[int] = ..., image_width: _Optional[int] = ..., image_channels: _Optional[int] = ..., latent_size: _Optional[int] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., priors: _Optional[_Iterable[str]] = ..., default_prior: _Optional[str] = ..., provider: _Optional[str] = ..., precision: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., licence: _Optional[str] = ...) -> None: ...
+    graphs: _containers.RepeatedCompositeFieldContainer[GraphStatistics]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., image_height: _Optional[int] = ..., image_width: _Optional[int] = ..., image_channels: _Optional[int] = ..., latent_size: _Optional[int] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., priors: _Optional[_Iterable[str]] = ..., default_prior: _Optional[str] = ..., provider: _Optional[str] = ..., precision: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., licence: _Optional[str] = ..., graphs: _Optional[_Iterable[_Union[GraphStatistics, _Mapping]]] = ...) -> None: ...
+
+class GraphStatistics(_message.Message):
+    __slots__ = ("graph", "largest_batch", "longest_delay_ms", "lanes", "costs")
+    GRAPH_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_BATCH_FIELD_NUMBER: _ClassVar[int]
+    LONGEST_DELAY_MS_FIELD_NUMBER: _ClassVar[int]
+    LANES_FIELD_NUMBER: _ClassVar[int]
+    COSTS_FIELD_NUMBER: _ClassVar[int]
+    graph: str
+    largest_batch: int
+    longest_delay_ms: float
+    lanes: int
+    costs: _containers.RepeatedCompositeFieldContainer[BatchCost]
+    def __init__(self, graph: _Optional[str] = ..., largest_batch: _Optional[int] = ..., longest_delay_ms: _Optional[float] = ..., lanes: _Optional[int] = ..., costs: _Optional[_Iterable[_Union[BatchCost, _Mapping]]] = ...) -> None: ...
+
+class BatchCost(_message.Message):
+    __slots__ = ("rows", "milliseconds")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    milliseconds: float
+    def __init__(self, rows: _Optional[int] = ..., milliseconds: _Optional[float] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import re
+import secrets
 import time
-import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import grpc
@@ -18,44 +19,43 @@ from google.rpc import error_details_pb2, status_pb2
 
 from armoire.engine.batching import Call
 from armoire.errors import ArmoireError, Internal, InvalidArgument, LimitExceeded, Overloaded, Unavailable
+from armoire.logs import CallLog
 from armoire.metrics import Metrics
-from armoire.wire.servicer import SERVICE
+from armoire.v1 import armoire_pb2 as pb
+from armoire.v1 import armoire_pb2_grpc as pb_grpc
 from armoire.wire.tokens import Tokens
 
 logger = logging.getLogger("armoire.calls")
+SERVICE = pb.DESCRIPTOR.services_by_name["LatentService"].full_name
 # How long a drained server goes on refusing, so that balancers see it leave.
 LINGER_SECONDS = 0.2
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for the type checker only
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the methods of LatentService; health and reflection pass as they are."""
+class CallInterceptor:
+    """Stands around every method of LatentService; health and reflection have their own handlers.
 
-    def __init__(self, metrics: Metrics, tokens: Tokens | None) -> None:
+    No grpc.aio.ServerInterceptor: that is asked again at every call for a handler which never changes.
+    """
+
+    def __init__(self, metrics: Metrics, tokens: Tokens | None, log: CallLog) -> None:
         self._metrics = metrics
+        self._log = log
         self._draining = False
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._tokens = tokens
-        self._wrapped: dict[str, Handler] = {}
+        # Unique among replicas and restarts, and cheaper than a UUID for every call.
+        self._ids = (f"{secrets.token_hex(4)}-{number:x}" for number in itertools.count(1))
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """Give the wrapped handler of one of our methods, made once."""
-        path = handler_call_details.method
-        if path in self._wrapped:
-            return self._wrapped[path]
-        handler = await continuation(handler_call_details)
-        service, _, method = path.removeprefix("/").partition("/")
-        if handler is None or service != SERVICE:
-            return handler
-        self._wrapped[path] = self._wrap(handler, method)
-        return self._wrapped[path]
+    def register(self, servicer: pb_grpc.LatentServiceServicer, server: grpc.aio.Server) -> None:
+        """Add the methods of ``servicer`` to ``server``, each wrapped."""
+        collector = _Collector()
+        pb_grpc.add_LatentServiceServicer_to_server(servicer, collector)
+        wrapped = {method: self._wrap(handler, method) for method, handler in collector.handlers.items()}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, wrapped),))
 
     async def drain(self, grace: float) -> None:
         """Refuse new calls as UNAVAILABLE and wait until those in flight have their answers, ``grace`` seconds at most.
@@ -88,7 +88,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         started = time.perf_counter()
         metadata = {str(key): value for key, value in context.invocation_metadata() or ()}
-        request_id = _request_id(metadata.get("x-request-id"))
+        request_id = self._request_id(metadata.get("x-request-id"))
         remaining = context.time_remaining()
         call = Call(None if remaining is None else time.monotonic() + remaining)
         code, caller, reply = grpc.StatusCode.OK, "", None
@@ -109,7 +109,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = grpc.StatusCode.CANCELLED if call.remaining() > 0 else grpc.StatusCode.DEADLINE_EXCEEDED
             raise
         except Exception:
-            logger.exception("%s failed, request %s", method, request_id)
+            logger.exception("%s failed, request %s", method, request_id, extra={"request_id": request_id})
             failure = Internal(f"a bug in the server; its log has the traceback under request {request_id}")
         finally:
             code = failure.code if failure is not None else code
@@ -151,31 +151,27 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         request_id: str,
         caller: str,
     ) -> None:
-        self._metrics.requests.labels(method, code.name).inc()
-        self._metrics.request_duration.labels(method).observe(seconds)
+        self._metrics.answered(method, code.name, seconds)
         if failure is not None and failure.reason:
             self._metrics.rejected.labels(failure.reason).inc()
-        logger.info(
-            "%s %s %.1f ms request=%s%s%s",
-            method,
-            code.name,
-            seconds * 1e3,
-            request_id,
-            f" caller={caller}" if caller else "",
-            f" {failure}" if failure is not None else "",
-            extra={
-                "request_id": request_id,
-                "method": method,
-                "code": code.name,
-                "milliseconds": round(seconds * 1e3, 3),
-                "caller": caller,
-            },
-        )
+        self._log.add(method, code.name, seconds, request_id, caller, "" if failure is None else str(failure))
+
+    def _request_id(self, came: object) -> str:
+        """Take the caller's id where it can be printed, else make one."""
+        return came if isinstance(came, str) and REQUEST_ID.fullmatch(came) else next(self._ids)
 
 
-def _request_id(came: object) -> str:
-    """Take the caller's id where it can be printed, else make one."""
-    return came if isinstance(came, str) and REQUEST_ID.fullmatch(came) else uuid.uuid4().hex[:16]
+class _Collector:
+    """Takes the handlers that the generated code makes of a servicer, in the server's place."""
+
+    handlers: Mapping[str, Handler]
+
+    def add_generic_rpc_handlers(self, _: object) -> None:
+        """Ignore them: they are the same handlers once more, behind a look-up by name."""
+
+    def add_registered_method_handlers(self, _: str, handlers: Mapping[str, Handler]) -> None:
+        """Keep them."""
+        self.handlers = handlers
 
 
 def _timing(call: Call, seconds: float) -> str:

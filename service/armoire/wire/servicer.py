@@ -16,7 +16,7 @@ from typing import TypeVar
 from google.protobuf.descriptor import EnumDescriptor
 
 from armoire.arrays import Floats, Pixels
-from armoire.engine.batching import Call
+from armoire.engine.batching import Batcher, Call
 from armoire.errors import InvalidArgument, LimitExceeded, Overloaded, Unavailable
 from armoire.ops.autoencoder import Autoencoder, Edit, Places
 from armoire.ops.catalogue import Catalogue
@@ -25,7 +25,6 @@ from armoire.v1 import armoire_pb2_grpc as pb_grpc
 from armoire.wire import images, tensors
 
 T = TypeVar("T")
-SERVICE = pb.DESCRIPTOR.services_by_name["LatentService"].full_name
 # More directions than this in one move are a mistake.
 MAX_EDITS = 64
 
@@ -210,12 +209,26 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
             limits=self._limits,
             metrics=manifest.metrics,
             licence=manifest.licence,
+            graphs=[_statistics(name, queue) for name, queue in model.queues.items()],
         )
 
 
 _AnyRequest = (
     pb.EncodeRequest | pb.DecodeRequest | pb.SampleRequest | pb.InterpolateRequest | pb.AddAttributeRequest
 )
+
+
+def _statistics(name: str, queue: Batcher) -> pb.GraphStatistics:
+    return pb.GraphStatistics(
+        graph=name,
+        largest_batch=queue.cost.max_batch,
+        longest_delay_ms=queue.longest_delay * 1e3,
+        lanes=queue.lanes,
+        costs=[
+            pb.BatchCost(rows=rows, milliseconds=seconds * 1e3)
+            for rows, seconds in queue.cost.measured.items()
+        ],
+    )
 
 
 def _image_rows(message: pb.Images) -> int:

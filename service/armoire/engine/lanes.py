@@ -1,0 +1,62 @@
+"""Threads that run batches beside the event loop, one batch at a time each."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+
+Job = tuple[asyncio.AbstractEventLoop, Callable[[], None], Callable[[Exception | None], None]]
+
+
+class Lanes:
+    """As many threads as batches may run side by side, shared by all graphs of a server.
+
+    ONNX Runtime lets go of the GIL while it runs. Everything but ``run``'s work happens on the event loop.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.free = count
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._waiting: deque[Callable[[], None]] = deque()
+        # Daemons: a batch that never ends must not keep a process alive that was told to stop.
+        for number in range(count):
+            threading.Thread(target=self._work, name=f"lane-{number}", daemon=True).start()
+
+    def run(self, work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
+        """Run ``work`` in a free lane, then ``done`` on the event loop with what ``work`` raised, or None."""
+        assert self.free, "no lane is free"
+        self.free -= 1
+        self._jobs.put((asyncio.get_running_loop(), work, done))
+
+    def when_free(self, start: Callable[[], None]) -> None:
+        """Call ``start`` once, when a lane is free and it is its turn."""
+        if start not in self._waiting:
+            self._waiting.append(start)
+
+    def close(self) -> None:
+        """End the threads, once they are free."""
+        for _ in range(self.count):
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        while job := self._jobs.get():
+            loop, work, done = job
+            error: Exception | None = None
+            try:
+                work()
+            except Exception as raised:  # handed over, not swallowed
+                error = raised
+            try:
+                loop.call_soon_threadsafe(self._leave, done, error)
+            except RuntimeError:
+                return  # the loop is closed: nobody is there to be told
+
+    def _leave(self, done: Callable[[Exception | None], None], error: Exception | None) -> None:
+        self.free += 1
+        done(error)
+        while self.free and self._waiting:
+            self._waiting.popleft()()
