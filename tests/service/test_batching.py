@@ -64,13 +64,13 @@ async def settle(turns: int = 20) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.integers(1, 16))
-def test_every_caller_gets_its_own_rows_in_order(sizes: list[int], max_batch: int) -> None:
-    """Whatever the sizes of calls and batches, each call's answer is that of its own rows."""
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.integers(1, 16), st.integers(1, 3))
+def test_every_caller_gets_its_own_rows_in_order(sizes: list[int], max_batch: int, lanes: int) -> None:
+    """Whatever the sizes of calls and batches and the lanes, each call's answer is that of its own rows."""
 
     async def scenario() -> None:
         engine = Engine()
-        queue = batcher(engine, Cost(0, 0, max_batch))
+        queue = batcher(engine, Cost(0, 0, max_batch), lanes=lanes)
         calls = [rows(size, start=1000 * index) for index, size in enumerate(sizes)]
         answers = await asyncio.gather(*(queue.submit(call, Call()) for call in calls))
         for call, (doubled, sums) in zip(calls, answers, strict=True):
@@ -125,13 +125,69 @@ async def test_a_large_call_lets_small_ones_through() -> None:
     assert len(engine.sizes) == 11
 
 
-@pytest.mark.parametrize("seed", range(10))
-async def test_cancelled_callers_change_nothing_for_the_others(seed: int) -> None:
+async def test_every_batch_is_shared_fairly() -> None:
+    """Small calls that wait with a large one all come into the next batch, and the large one fills what is left."""
+    engine = Engine()
+    engine.gate.clear()
+    queue = batcher(engine)
+    first = asyncio.create_task(queue.submit(rows(8), Call()))
+    await settle()
+    large = asyncio.create_task(queue.submit(rows(40), Call()))
+    small = [asyncio.create_task(queue.submit(rows(1), Call())) for _ in range(3)]
+    await settle()
+    engine.gate.set()
+    await asyncio.gather(first, *small)
+    assert not large.done()
+    await large
+    assert engine.sizes == [8, 8, 8, 8, 8, 8, 3]
+
+
+async def test_batches_run_side_by_side() -> None:
+    """With two lanes two batches are in the engine at one time, and what waits is shared between them."""
+
+    class Meeting(Engine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both = threading.Barrier(2, timeout=30)
+
+        def run(self, parts: Sequence[np.ndarray], into: tuple[np.ndarray, ...]) -> None:
+            self.both.wait()  # breaks unless a second batch comes while this one runs
+            super().run(parts, into)
+
+    engine = Meeting()
+    queue = batcher(engine, lanes=2)
+    doubled, _ = await queue.submit(rows(6), Call())
+    np.testing.assert_array_equal(doubled, rows(6) * 2)
+    assert engine.sizes == [3, 3]
+
+
+async def test_queues_that_share_lanes_take_turns() -> None:
+    """A queue that is never empty does not keep another one from the only lane."""
+    engine, other = Engine(), Engine()
+    engine.gate.clear()
+    lanes = Lanes(1)
+    busy, calm = (
+        Batcher(e, FREE, lanes, max_queue_rows=1000, metrics=Metrics().graph("m", "g"))
+        for e in (engine, other)
+    )
+    much = asyncio.create_task(busy.submit(rows(80), Call()))
+    await settle()
+    little = asyncio.create_task(calm.submit(rows(1), Call()))
+    await settle()
+    engine.gate.set()
+    await little
+    assert not much.done()
+    await much
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("seed", range(5))
+async def test_cancelled_callers_change_nothing_for_the_others(seed: int, lanes: int) -> None:
     """Some callers leave at random points: the rest get what they would have had, and the queue empties."""
     chance = random.Random(seed)
     engine = Engine()
     metrics = Metrics()
-    queue = batcher(engine, metrics=metrics)
+    queue = batcher(engine, metrics=metrics, lanes=lanes)
     calls = [rows(chance.randint(1, 20), start=1000 * index) for index in range(200)]
     tasks = [asyncio.create_task(queue.submit(call, Call())) for call in calls]
     doomed = set(chance.sample(range(200), 80))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 # Of the processor time that there is: above this, rows that run together give time back to those that wait.
 SATURATED = 0.8
@@ -19,21 +20,28 @@ class Pacer:
     spare, one row is enough.
     """
 
-    def __init__(self, max_delay: float, max_rows: int, cores: int) -> None:
+    def __init__(
+        self,
+        max_delay: float,
+        max_rows: int,
+        cores: int,
+        processor_time: Callable[[], float] = time.process_time,
+    ) -> None:
         """Begin with no wait.
 
         Args:
             max_delay: seconds that the oldest row waits at most; 0: never.
             max_rows: rows of the largest batch.
             cores: that the process may use.
+            processor_time: seconds of processor time that the process has taken so far, on all cores together.
         """
         self.max_delay = max_delay
         self._max_rows = max_rows
         self._cores = cores
         self._wanted = 1.0
         self._saturated = False
-        self._window_began = time.monotonic()
-        self._processor_time = time.process_time()
+        self._processor_time = processor_time
+        self._window_began, self._used = 0.0, 0.0
 
     def patience(self, rows: int, oldest: float, now: float) -> float:
         """Tell how many seconds ``rows`` rows, the oldest from ``oldest`` on, should still wait; 0: they run now."""
@@ -57,6 +65,6 @@ class Pacer:
         window = now - self._window_began
         if window < WINDOW_SECONDS:
             return
-        used = time.process_time()
-        self._saturated = used - self._processor_time > SATURATED * window * self._cores
-        self._window_began, self._processor_time = now, used
+        used = self._processor_time()
+        self._saturated = used - self._used > SATURATED * window * self._cores
+        self._window_began, self._used = now, used

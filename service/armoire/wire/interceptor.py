@@ -79,9 +79,13 @@ class CallInterceptor:
         async def answer(content: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             return await self._answer(method, handler, content, context)
 
+        def serialize(reply: Any) -> bytes:
+            assert handler.response_serializer is not None
+            return reply if isinstance(reply, bytes) else handler.response_serializer(reply)
+
         # Without a deserializer the bytes come as they are: those of a stranger are never parsed, and bytes that
         # are no message are the caller's fault, where gRPC would make INTERNAL of them.
-        return grpc.unary_unary_rpc_method_handler(answer, response_serializer=handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(answer, response_serializer=serialize)
 
     async def _answer(
         self, method: str, handler: Handler, content: bytes, context: grpc.aio.ServicerContext[Any, Any]

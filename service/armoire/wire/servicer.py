@@ -1,7 +1,8 @@
 """One short method for each RPC: unpack, call, pack.
 
-The interceptor hands every method a Call where gRPC has its context: what a method may know of its caller
-is how long it may take. Raising an ArmoireError is how a method answers with another status.
+A method gives its reply as a message, or as the bytes of one. The interceptor hands every method a Call where gRPC has
+its context: what a method may know of its caller is how long it may take. Raising an ArmoireError is how a method
+answers with another status.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from armoire.ops.autoencoder import Autoencoder, Edit, Places
 from armoire.ops.catalogue import Catalogue
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
-from armoire.wire import images, tensors
+from armoire.wire import framing, images, tensors
 
 T = TypeVar("T")
 # More directions than this in one move are a mistake.
@@ -49,22 +50,25 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
             raise Unavailable("the models are warming up; try again in a second")
         return pb.ListModelsResponse(models=[self._describe(model) for model in self.catalogue])
 
-    async def Encode(self, request: pb.EncodeRequest, call: Call) -> pb.EncodeResponse:  # noqa: N802, D102
+    async def Encode(self, request: pb.EncodeRequest, call: Call) -> bytes:  # noqa: N802, D102
         model = self._model(request)
         self._limit(_image_rows(request.images), "images")
         means, log_variances = await model.encode(await self._images(request.images, model, "images"), call)
-        return pb.EncodeResponse(
-            means=tensors.to_tensor(means), log_variances=tensors.to_tensor(log_variances)
+        reply = pb.EncodeResponse
+        return framing.serialize(
+            reply(),
+            ([reply.MEANS_FIELD_NUMBER], means),
+            ([reply.LOG_VARIANCES_FIELD_NUMBER], log_variances),
         )
 
-    async def Decode(self, request: pb.DecodeRequest, call: Call) -> pb.DecodeResponse:  # noqa: N802, D102
+    async def Decode(self, request: pb.DecodeRequest, call: Call) -> bytes:  # noqa: N802, D102
         model = self._model(request)
         _check_format(request.image_format)
         self._limit(tensors.rows(request.latents), "latents")
         z = tensors.to_floats(request.latents, ("n", model.latent_size), "latents")
-        return pb.DecodeResponse(images=await self._reply(await model.decode(z, call), request.image_format))
+        return await self._reply(pb.DecodeResponse(), await model.decode(z, call), request.image_format)
 
-    async def Sample(self, request: pb.SampleRequest, call: Call) -> pb.SampleResponse:  # noqa: N802, D102
+    async def Sample(self, request: pb.SampleRequest, call: Call) -> bytes:  # noqa: N802, D102
         model = self._model(request)
         _check_format(request.image_format)
         _at_least(request.count, 1, "count")
@@ -74,11 +78,10 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
             raise InvalidArgument(f"{temperature} came; a finite number from 0 is wanted", "temperature")
         seed = request.seed if request.HasField("seed") else secrets.randbits(64)
         pixels, z = await model.sample(request.count, seed, temperature, request.prior, call)
-        return pb.SampleResponse(
-            images=await self._reply(pixels, request.image_format), latents=tensors.to_tensor(z), seed=seed
-        )
+        reply = pb.SampleResponse(latents=tensors.to_tensor(z), seed=seed)
+        return await self._reply(reply, pixels, request.image_format)
 
-    async def Interpolate(self, request: pb.InterpolateRequest, call: Call) -> pb.InterpolateResponse:  # noqa: N802, D102
+    async def Interpolate(self, request: pb.InterpolateRequest, call: Call) -> bytes:  # noqa: N802, D102
         model = self._model(request)
         _check_format(request.image_format)
         _check_enum(request.path, pb.InterpolationPath.DESCRIPTOR, "path")
@@ -90,11 +93,10 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
             raise InvalidArgument(f"{len(end)} points came; start has {len(start)}", "end")
         spherical = request.path == pb.INTERPOLATION_PATH_SPHERICAL
         pixels, z = await model.interpolate(start, end, request.steps, spherical, call)
-        return pb.InterpolateResponse(
-            images=await self._reply(pixels, request.image_format), latents=tensors.to_tensor(z)
-        )
+        reply = pb.InterpolateResponse(latents=tensors.to_tensor(z))
+        return await self._reply(reply, pixels, request.image_format)
 
-    async def AddAttribute(self, request: pb.AddAttributeRequest, call: Call) -> pb.AddAttributeResponse:  # noqa: N802, D102
+    async def AddAttribute(self, request: pb.AddAttributeRequest, call: Call) -> bytes:  # noqa: N802, D102
         model = self._model(request)
         _check_format(request.image_format)
         if not request.edits:
@@ -109,9 +111,8 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
         places = await self._points(request.points, model, "points")
         edits = [await self._edit(edit, model, f"edits[{index}]") for index, edit in enumerate(request.edits)]
         pixels, z = await model.edit(places, edits, call)
-        return pb.AddAttributeResponse(
-            images=await self._reply(pixels, request.image_format), latents=tensors.to_tensor(z)
-        )
+        reply = pb.AddAttributeResponse(latents=tensors.to_tensor(z))
+        return await self._reply(reply, pixels, request.image_format)
 
     def close(self) -> None:
         """Let go of the threads, once no call is in flight."""
@@ -171,12 +172,15 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
                 raise InvalidArgument("none of attribute, vector, examples is set; one is wanted", field)
         return Edit(direction, strength, unit=edit.scale == pb.EDIT_SCALE_UNIT)
 
-    async def _reply(self, pixels: Pixels, image_format: pb.ImageFormat) -> pb.Images:
+    async def _reply(self, reply: _WithImages, pixels: Pixels, image_format: pb.ImageFormat) -> bytes:
+        """Serialize ``reply`` with its images, uint8 [..., h, w, c]."""
         if image_format in (pb.IMAGE_FORMAT_UNSPECIFIED, pb.IMAGE_FORMAT_PIXELS):
-            return pb.Images(pixels=tensors.to_tensor(pixels))
+            path = (reply.IMAGES_FIELD_NUMBER, pb.Images.PIXELS_FIELD_NUMBER)
+            return framing.serialize(reply, (path, pixels))
         flat = pixels.reshape(-1, *pixels.shape[-3:])
         files = await self._in_thread(len(flat), lambda: images.encode(flat, image_format))
-        return pb.Images(encoded=pb.EncodedImages(images=files))
+        reply.images.encoded.images.extend(files)
+        return reply.SerializeToString()
 
     async def _in_thread(self, rows: int, work: Callable[[], T]) -> T:
         """Decode or encode ``rows`` image files; as many may wait as rows in front of a graph."""
@@ -216,6 +220,8 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
 _AnyRequest = (
     pb.EncodeRequest | pb.DecodeRequest | pb.SampleRequest | pb.InterpolateRequest | pb.AddAttributeRequest
 )
+
+_WithImages = pb.DecodeResponse | pb.SampleResponse | pb.InterpolateResponse | pb.AddAttributeResponse
 
 
 def _statistics(name: str, queue: Batcher) -> pb.GraphStatistics:

@@ -21,16 +21,19 @@ NAMES = {value.number: value.name for value in pb.DataType.DESCRIPTOR.values}
 DATA_TYPES = {dtype: number for number, dtype in DTYPES.items()}
 
 
-def to_tensor(array: Array) -> pb.Tensor:
-    """Pack an array of uint8 or float32, any shape.
+def data_type_of(array: Array) -> pb.DataType:
+    """Name the element type of an array of uint8 or little-endian float32.
 
     Raises:
         KeyError: another element type.
     """
-    little = array.dtype.newbyteorder("<")
-    data_type = DATA_TYPES[little]
-    # tobytes copies once, whatever the strides; protobuf keeps that very object.
-    return pb.Tensor(data_type=data_type, shape=array.shape, data=array.astype(little, copy=False).tobytes())
+    return DATA_TYPES[array.dtype]
+
+
+def to_tensor(array: Array) -> pb.Tensor:
+    """Pack an array of uint8 or float32, any shape; errors as in data_type_of."""
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return pb.Tensor(data_type=data_type_of(little), shape=little.shape, data=little.tobytes())
 
 
 def to_floats(tensor: pb.Tensor, shape: Sequence[int | str], field: str) -> Floats:
@@ -45,11 +48,9 @@ def to_floats(tensor: pb.Tensor, shape: Sequence[int | str], field: str) -> Floa
         InvalidArgument: another type, shape or length, a NaN or an infinity.
     """
     array = _to_array(tensor, pb.DATA_TYPE_FLOAT32, shape, field)
-    # A sum of finite values can overflow, so a sum says "surely good" only: the long way is for the rest.
-    with np.errstate(over="ignore", invalid="ignore"):
-        surely_finite = math.isfinite(float(array.sum()))
-    if not surely_finite and not np.isfinite(array).all():
-        at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+    finite = np.isfinite(array)
+    if not finite.all():
+        at = tuple(int(i) for i in np.argwhere(~finite)[0])
         raise InvalidArgument(f"the value at {list(at)} is {array[at]}; finite numbers are wanted", field)
     return array
 
@@ -68,22 +69,28 @@ def _to_array(tensor: pb.Tensor, data_type: pb.DataType, shape: Sequence[int | s
     if tensor.data_type != data_type:
         came = NAMES.get(tensor.data_type, str(tensor.data_type))
         raise InvalidArgument(f"data_type is {came}; {NAMES[data_type]} is wanted", field)
-    wanted = "[" + ", ".join(str(size) for size in shape) + "]"
-    # A hostile shape may have a million axes: it is neither multiplied nor printed in full.
-    came_shape = (
-        f"[{', '.join(str(size) for size in tensor.shape[:8])}{', ...' if len(tensor.shape) > 8 else ''}]"
-    )
-    if len(tensor.shape) != len(shape) or any(
-        isinstance(want, int) and came != want for want, came in zip(shape, tensor.shape, strict=True)
+    # A hostile shape may have a million axes: it is neither copied, multiplied nor printed in full.
+    sizes = tuple(tensor.shape[: len(shape) + 1])
+    if len(sizes) != len(shape) or any(
+        isinstance(want, int) and came != want for want, came in zip(shape, sizes, strict=True)
     ):
-        raise InvalidArgument(f"shape is {came_shape}; {wanted} is wanted", field)
-    if any(size < 1 for size in tensor.shape):
-        raise InvalidArgument(f"shape is {came_shape}; every axis of {wanted} has at least 1", field)
-    dtype = DTYPES[data_type]
-    length = math.prod(tensor.shape) * dtype.itemsize
-    if len(tensor.data) != length:
+        raise InvalidArgument(f"shape is {_shown(tensor)}; {_wanted(shape)} is wanted", field)
+    if min(sizes) < 1:
         raise InvalidArgument(
-            f"data has {len(tensor.data)} bytes; shape {came_shape} of {NAMES[data_type]} takes {length}",
-            field,
+            f"shape is {_shown(tensor)}; every axis of {_wanted(shape)} has at least 1", field
         )
-    return np.frombuffer(tensor.data, dtype).reshape(tuple(tensor.shape))
+    dtype, data = DTYPES[data_type], tensor.data  # every look at tensor.data copies it
+    length = math.prod(sizes) * dtype.itemsize
+    if len(data) != length:
+        raise InvalidArgument(
+            f"data has {len(data)} bytes; shape {_shown(tensor)} of {NAMES[data_type]} takes {length}", field
+        )
+    return np.frombuffer(data, dtype).reshape(sizes)
+
+
+def _shown(tensor: pb.Tensor) -> str:
+    return f"[{', '.join(map(str, tensor.shape[:8]))}{', ...' if len(tensor.shape) > 8 else ''}]"
+
+
+def _wanted(shape: Sequence[int | str]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
