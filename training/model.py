@@ -91,11 +91,15 @@ def upsampling(channels: int, width: int) -> nn.ConvTranspose2d:
 
 
 class Losses(NamedTuple):
-    """Means over the batch, in nats; ``total`` is what the optimiser sees."""
+    """Means over the batch, in nats; ``total`` is what the optimiser sees.
+
+    ``sigma_log_variance`` is the log sigma^2 that the Gaussian distortion was taken with; nothing to the Bernoulli's.
+    """
 
     total: Tensor
     distortion: Tensor
     rate: Tensor
+    sigma_log_variance: Tensor
 
 
 class Autoencoder(nn.Module):
@@ -108,7 +112,7 @@ class Autoencoder(nn.Module):
         self.config = config
         self.encoder = Encoder(config, image_channels)
         self.decoder = Decoder(config, image_size, image_channels)
-        # The Gaussian likelihood's log sigma^2, a running mean over training batches; frozen in evaluation.
+        # The Gaussian likelihood's log sigma^2, a running mean over training batches: see follow_sigma.
         self.register_buffer("sigma_log_variance", torch.zeros(()))
         self.apply(initialise)
 
@@ -118,15 +122,11 @@ class Autoencoder(nn.Module):
 
     def distortion(self, logits: Tensor, pixels: Tensor) -> Tensor:
         """-log p(x|z) per row under the configured likelihood, in nats: two [n, c, h, w] -> [n]."""
-        if self.config.likelihood == "bernoulli":
-            return loss.bernoulli_distortion(logits, pixels)
-        means = logits.sigmoid()
-        if not self.training:
-            return loss.gaussian_distortion(means, pixels, self.sigma_log_variance)
-        log_variance = (means - pixels).square().mean().log()
-        with torch.no_grad():
-            self.sigma_log_variance.lerp_(log_variance, 0.01)
-        return loss.gaussian_distortion(means, pixels, log_variance)
+        return self._distortion(logits, pixels)[0]
+
+    def follow_sigma(self, log_variance: Tensor) -> None:
+        """Let the running mean take in one batch's log sigma^2; the trainer leaves out those that are not finite."""
+        self.sigma_log_variance.lerp_(log_variance, 0.01)
 
     def rate(self, posterior: Posterior) -> Tensor:
         """KL per row and dimension, in nats: [n, d]; zeros in a plain autoencoder, which has no such term."""
@@ -138,9 +138,17 @@ class Autoencoder(nn.Module):
         """The loss of pixels [n, c, h, w] in [0, 1] with noise [n, d] from N(0, I)."""
         posterior = Posterior(*(part.float() for part in self.encoder(pixels)))
         logits = self.decoder(self.latents(posterior, noise)).float()
-        distortion = self.distortion(logits, pixels).mean()
-        rate = self.rate(posterior).sum(1).mean()
-        return Losses(distortion + beta * rate, distortion, rate)
+        rows, log_variance = self._distortion(logits, pixels)
+        distortion, rate = rows.mean(), self.rate(posterior).sum(1).mean()
+        return Losses(distortion + beta * rate, distortion, rate, log_variance)
+
+    def _distortion(self, logits: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """-log p(x|z) per row [n], and the Gaussian's log sigma^2: the batch's own in training."""
+        if self.config.likelihood == "bernoulli":
+            return loss.bernoulli_distortion(logits, pixels), self.sigma_log_variance
+        means = logits.sigmoid()
+        log_variance = (means - pixels).square().mean().log() if self.training else self.sigma_log_variance
+        return loss.gaussian_distortion(means, pixels, log_variance), log_variance
 
 
 def initialise(layer: nn.Module) -> None:

@@ -68,11 +68,13 @@ class Trainer:
         finite = bool(averages.isfinite().all())
         if finite:
             self.optimizer.step()
+            if self.config.likelihood == "gaussian":
+                self.raw_model.follow_sigma(averages[3])
             self._update_average()
         self.optimizer.zero_grad()
         self.step_count += 1
         self._count(finite)
-        return Losses(*averages[:3]) if finite else None
+        return Losses(*averages[:4]) if finite else None
 
     def state(self) -> dict[str, Any]:
         """All that ``load_state`` needs to go on to the same numbers."""

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.utils._pytree import tree_flatten
 
 from tests.training.conftest import SLICE, fit
 from training import randomness, schedule
-from training.config import PRESETS, preset
+from training.config import LIKELIHOODS, PRESETS, Likelihood, preset
 from training.data import Data
 from training.errors import TrainingError
 from training.trainer import PATIENCE, Trainer
@@ -156,13 +157,20 @@ def test_a_loss_that_stays_non_finite_stops_the_run(
     assert "--learning-rate" in error
 
 
+def new_trainer(likelihood: Likelihood = "bernoulli") -> Trainer:
+    config = replace(preset("fashion-2d"), likelihood=likelihood)
+    return Trainer(config, Fabric(accelerator="cpu", devices=1), steps_per_epoch=100)
+
+
 @pytest.fixture
 def trainer() -> Trainer:
-    return Trainer(preset("fashion-2d"), Fabric(accelerator="cpu", devices=1), steps_per_epoch=100)
+    return new_trainer()
 
 
-def test_one_non_finite_loss_is_skipped_and_counted(trainer: Trainer, data: Data) -> None:
-    """A step whose noise is NaN changes no weight; the next one learns again."""
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_one_non_finite_loss_is_skipped_and_counted(likelihood: Likelihood, data: Data) -> None:
+    """A step whose noise is NaN changes no weight and no sigma; the next one learns again."""
+    trainer = new_trainer(likelihood)
     images, noise = data.train.images[:8], torch.ones(8, 2)
     assert trainer.step(images, noise) is not None
     before = {name: value.clone() for name, value in trainer.state()["model"].items()}
@@ -171,6 +179,8 @@ def test_one_non_finite_loss_is_skipped_and_counted(trainer: Trainer, data: Data
     assert all(torch.equal(value, before[name]) for name, value in trainer.state()["model"].items())
     assert trainer.step(images, noise) is not None
     assert trainer.skipped == 1
+    moved = trainer.state()["model"]["sigma_log_variance"] != before["sigma_log_variance"]
+    assert bool(moved) is (likelihood == "gaussian")
     assert not torch.equal(trainer.state()["model"]["encoder.mean.weight"], before["encoder.mean.weight"])
 
 

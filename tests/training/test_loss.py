@@ -101,7 +101,7 @@ def test_the_books_preset_is_the_books_loss() -> None:
     cross_entropy = torch.nn.functional.binary_cross_entropy(means, pixels)
     divergence = -0.5 * (1 + posterior.log_variance - posterior.mean**2 - posterior.log_variance.exp())
     book = 500 * cross_entropy + divergence.sum(1).mean()
-    total, distortion, rate = model(pixels, noise, config.beta)
+    total, distortion, rate, _ = model(pixels, noise, config.beta)
     torch.testing.assert_close(total * 500 / 1024, book)
     torch.testing.assert_close(total, distortion + 2.048 * rate)
 
@@ -124,7 +124,12 @@ def test_sigma_is_learnt_in_training_and_frozen_in_evaluation() -> None:
         torch.randn(9, 1, 32, 32, generator=generator),
         torch.rand(9, 1, 32, 32, generator=generator),
     )
-    model.train().distortion(logits, pixels)
+    squared_error = (logits.sigmoid() - pixels).square().mean()
+    trained = model.train().distortion(logits, pixels)
+    torch.testing.assert_close(
+        trained, loss.gaussian_distortion(logits.sigmoid(), pixels, squared_error.log())
+    )
+    model.follow_sigma(squared_error.log())
     learnt = model.sigma_log_variance.clone()
     assert learnt < 0
     whole = model.eval().distortion(logits, pixels)
