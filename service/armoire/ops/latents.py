@@ -27,7 +27,10 @@ def sample_normal(count: int, size: int, seed: int, temperature: float = 1.0) ->
 
 @dataclass(frozen=True)
 class Mixture:
-    """A Gaussian mixture with full covariances, fitted on the encoder's means.
+    """A Gaussian mixture with full covariances: the fitted prior.
+
+    The exporter fits it to the encoder's means and adds to each covariance the mean posterior variance of the images
+    that the component accounts for, so that it describes draws of q(z|x) and not the means alone.
 
     Attributes:
         weights: [k], positive, sum 1.
