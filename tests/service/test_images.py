@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -315,3 +317,26 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
     assert images.decode([file], (32, 32, 1), preprocessing, "images").shape == (1, 32, 32, 1)
     with pytest.raises(InvalidArgument, match="scans; at most 32"):
         images.decode([bomb], (32, 32, 1), preprocessing, "images")
+
+
+def test_a_call_holds_one_picture_in_memory_at_a_time() -> None:
+    """Four pictures of 4096 x 4096 take hardly more memory than one."""
+    program = """
+import io, sys
+from PIL import Image
+from armoire.wire.images import Preprocessing, decode
+buffer = io.BytesIO()
+Image.new("RGB", (4096, 4096)).save(buffer, "PNG")
+decode([buffer.getvalue()] * int(sys.argv[1]), (32, 32, 3), Preprocessing(None, (32, 32), 0), "images")
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+    one, four = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", program, n], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for n in ("1", "4")
+    )
+    # Decoded they are 65,536 KiB each.
+    assert four - one < 65536, f"{one} KiB for one, {four} KiB for four"

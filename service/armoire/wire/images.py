@@ -80,6 +80,8 @@ def decode(
         if image.size != (width, height):
             image = preprocessing.apply(image)
         pixels[index] = np.asarray(image.convert(MODES[channels])).reshape(shape)
+        # The list would keep every picture of the call in memory, and a picture can be 64 MB.
+        picture.close()
     return pixels
 
 
