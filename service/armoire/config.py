@@ -19,8 +19,14 @@ from armoire.errors import BadSettings
 
 BUNDLED_MODELS = Path(__file__).parent / "models"
 PREFIX = "ARMOIRE_"
-# Kubernetes injects the first for every Service called armoire or armoire-something; training reads the last two.
-FOREIGN = re.compile(r"ARMOIRE_(\w+_)?(SERVICE_(HOST|PORT)|PORT(_|$))|ARMOIRE_(DATA|CELEBA)$")
+# What Kubernetes injects for a Service called armoire, and what training reads.
+FOREIGN = re.compile(r"ARMOIRE_(SERVICE_\w+|PORT(_\w+)?|DATA|CELEBA)")
+# And for a Service called armoire-something, in pods of its namespace: always with the Service's host.
+INJECTED = re.compile(
+    r"(?P<service>ARMOIRE_\w+?)_(SERVICE_(HOST|PORT(_\w+)?)|(?P<url>PORT)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+URL = re.compile(r"(tcp|udp|sctp)://\S+")
+HOST_OR_PORT = re.compile(r"[0-9A-Fa-f.:]+|tcp|udp|sctp")
 
 
 # A name, an IPv4 address, or an IPv6 address in brackets.
@@ -134,7 +140,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> S
     """
     known = {variable(name): name for name in Settings.model_fields}
     for name in sorted(environ):
-        if name.startswith(PREFIX) and name not in known and not FOREIGN.match(name):
+        if name.startswith(PREFIX) and name not in known and not _foreign(name, environ):
             near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
             raise BadSettings(f"the environment has {name}, which is no setting; the nearest is {near[0]}")
     # An empty variable is an unset one.
@@ -143,6 +149,17 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> S
         return Settings(**values | dict(flags))
     except ValidationError as error:
         raise BadSettings("; ".join(_explain(fault, flags) for fault in error.errors())) from None
+
+
+def _foreign(name: str, environ: Mapping[str, str]) -> bool:
+    """Whether somebody else reads a variable; one that looks like Kubernetes' must have such a value, too."""
+    if FOREIGN.fullmatch(name):
+        return True
+    injected = INJECTED.fullmatch(name)
+    if injected is None or URL.fullmatch(environ[name]):
+        return injected is not None
+    beside_its_host = f"{injected['service']}_SERVICE_HOST" in environ
+    return beside_its_host and not injected["url"] and bool(HOST_OR_PORT.fullmatch(environ[name]))
 
 
 def _explain(fault: Any, flags: Mapping[str, Any]) -> str:

@@ -69,6 +69,8 @@ KUBERNETES = {
     "ARMOIRE_PORT_50051_TCP_PORT": "50051",
     "ARMOIRE_PORT_50051_TCP_PROTO": "tcp",
 }
+# The same for a Service called armoire-metrics.
+OTHER = {name.replace("ARMOIRE_", "ARMOIRE_METRICS_"): value for name, value in KUBERNETES.items()}
 
 
 def parse(*arguments: str) -> dict[str, Any]:
@@ -197,6 +199,9 @@ def test_settings_that_cannot_go_together_are_named(environ: dict[str, str], wor
         ("ARMOIRE_", "ARMOIRE_"),
         ("ARMOIRE_DATABASE", "ARMOIRE_"),
         ("ARMOIRE_PORTS", "ARMOIRE_"),
+        ("ARMOIRE_METRICS_PORT", "ARMOIRE_METRICS_LISTEN"),
+        ("ARMOIRE_LISTEN_PORT", "ARMOIRE_LISTEN"),
+        ("ARMOIRE_METRICS_SERVICE_PORT", "ARMOIRE_METRICS_LISTEN"),
     ],
 )
 def test_an_unknown_variable_is_an_error_that_names_the_nearest(came: str, nearest: str) -> None:
@@ -207,11 +212,40 @@ def test_an_unknown_variable_is_an_error_that_names_the_nearest(came: str, neare
 
 
 @pytest.mark.parametrize(
-    "name", [*KUBERNETES, "ARMOIRE_DATA", "ARMOIRE_CELEBA", "PATH", "armoire_max_rows", "OTHER"]
+    "name",
+    [
+        *KUBERNETES,
+        "ARMOIRE_SERVICE_MODELS",
+        "ARMOIRE_DATA",
+        "ARMOIRE_CELEBA",
+        "PATH",
+        "armoire_max_rows",
+        "OTHER",
+    ],
 )
 def test_variables_of_others_pass(name: str) -> None:
     """What Kubernetes injects for a Service called armoire, training's own and everybody else's are left alone."""
     assert config.load({}, {name: KUBERNETES.get(name, "x")}) == Settings()
+
+
+def test_variables_of_a_service_called_armoire_something_pass() -> None:
+    """What Kubernetes injects for another Service of our prefix is left alone, all of it together."""
+    assert config.load({}, KUBERNETES | OTHER) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ARMOIRE_METRICS_PORT", "9000"),
+        ("ARMOIRE_METRICS_PORT", "0.0.0.0:9000"),
+        ("ARMOIRE_METRICS_SERVICE_HOST", "my host"),
+        ("ARMOIRE_METRICS_SERVICE_PORT_GRPC", "many"),
+        ("ARMOIRE_LISTEN_SERVICE_PORT", "50051"),
+    ],
+)
+def test_a_value_that_kubernetes_would_not_give_is_a_mistake(name: str, text: str) -> None:
+    """Beside such a Service too a variable of another value, or of no Service's, stops the start."""
+    assert f"has {name}" in refusal({}, OTHER | {name: text})
 
 
 def test_unix_sockets_can_be_listened_to() -> None:
