@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import logging
 import math
+import os
 import re
 import signal
 import socket
@@ -238,9 +241,15 @@ async def serve(settings: Settings) -> None:
 def _require_free(address: str) -> None:
     """Find out why an address cannot be bound, which gRPC keeps to its own log."""
     host, _, port = address.rpartition(":")
-    if address.startswith("unix:"):
-        return
     try:
+        if address.startswith("unix:"):
+            # gRPC would unlink the socket of a running server and take its place.
+            nobody = (FileNotFoundError, NotADirectoryError, ConnectionRefusedError)
+            with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(*nobody):
+                probe.settimeout(1)
+                probe.connect(address.removeprefix("unix:").removeprefix("//"))
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            return
         found = socket.getaddrinfo(
             host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
@@ -250,7 +259,8 @@ def _require_free(address: str) -> None:
             probe.bind(place)
     except OSError as error:
         raise BadSettings(
-            f"listen is {address}, where no server can be bound: {error.strerror}; is another one running there?"
+            f"listen is {address}, where no server can be bound: {error.strerror or error}; "
+            "is another one running there?"
         ) from None
 
 
