@@ -36,14 +36,19 @@ def test_the_runtime_is_at_least_the_generator() -> None:
 
 
 def test_every_test_states_its_truth() -> None:
-    """Each test function has a docstring of one sentence."""
+    """Each test function has a docstring that is one sentence: no full stop before the last character."""
+    one_sentence = re.compile(r"(?:(?![.!?]\s+[A-Z\W]).)+[.]", re.DOTALL)
     functions = (
         (path.name, node)
         for path in ROOT.glob("tests/**/test_*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
     )
-    assert not [f"{file}::{node.name}" for file, node in functions if not ast.get_docstring(node)]
+    assert not [
+        f"{file}::{node.name}"
+        for file, node in functions
+        if not one_sentence.fullmatch(ast.get_docstring(node) or "")
+    ]
 
 
 def test_only_the_server_extras_bring_a_runtime() -> None:
