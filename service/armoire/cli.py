@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from armoire import verbs
 from armoire.errors import ArmoireError, StartError
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     health = verb(
         "health", verbs.health, "ask a server for its health; exit 0 if it serves", "armoire health"
     )
-    _add_connection(health)
+    _add_connection(health, token=False)  # health is told to everybody
 
     models = verb("models", verbs.models, "list what a server serves", "armoire models")
     _add_connection(models)
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--count", type=int, default=64, help="how many (default: 64)")
     sample.add_argument("--seed", type=int, help="the same seed gives the same images (default: a new one)")
     sample.add_argument("--temperature", type=float, help="scales the prior's spread (default: 1)")
-    sample.add_argument("--prior", default="", help="normal or fitted (default: the model's own)")
+    sample.add_argument("--prior", type=_name, default="", help="normal or fitted (default: the model's own)")
     _add_outputs(sample, "wall.png")
 
     encode = verb(
@@ -129,14 +130,14 @@ def _parser() -> argparse.ArgumentParser:
     edit.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG or JPEG files")
     edit.add_argument(
         "--add",
-        action="append",
+        action=_Edits,
         required=True,
         type=_strength,
         metavar="NAME[=STRENGTH]",
         help="an attribute of the model and how much of it; 1 is the distance between the class means",
     )
     edit.add_argument(
-        "--steps", type=int, default=1, help="show the way from nothing to all of it in so many images"
+        "--steps", type=_positive, default=1, help="show the way from nothing to all of it in so many images"
     )
     _add_outputs(edit, "edited.png")
 
@@ -153,18 +154,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_connection(parser: argparse.ArgumentParser, *, model: bool = False) -> None:
+def _add_connection(parser: argparse.ArgumentParser, *, model: bool = False, token: bool = True) -> None:
     group = parser.add_argument_group("connection")
-    group.add_argument("--address", default="127.0.0.1:50051", help="HOST:PORT (default: 127.0.0.1:50051)")
-    group.add_argument("--timeout", type=float, default=30.0, help="seconds for the call (default: 30)")
+    group.add_argument(
+        "--address", type=_name, default="127.0.0.1:50051", help="HOST:PORT (default: 127.0.0.1:50051)"
+    )
+    group.add_argument("--timeout", type=_duration, default=30.0, help="seconds for the call (default: 30)")
     group.add_argument("--tls", action="store_true", help="speak TLS; any of the next three does so too")
     group.add_argument("--tls-ca", type=Path, help="PEM authorities to trust (default: the system's)")
     group.add_argument("--tls-cert", type=Path, help="PEM certificate of this client, for mTLS")
     group.add_argument("--tls-key", type=Path, help="PEM private key of this client")
-    group.add_argument("--token-file", type=Path, help="file that holds a bearer token")
+    if token:
+        group.add_argument("--token-file", type=Path, help="file that holds a bearer token")
     if model:
-        group.add_argument("--model", default="", help="(default: the server's own)")
-        group.add_argument("--model-version", default="", help="(default: the newest)")
+        group.add_argument("--model", type=_name, default="", help="(default: the server's own)")
+        group.add_argument("--model-version", type=_name, default="", help="(default: the newest)")
 
 
 def _add_outputs(parser: argparse.ArgumentParser, out: str) -> None:
@@ -195,8 +199,36 @@ def _duration(text: str) -> float:
     return value
 
 
+def _name(text: str) -> str:
+    """Refuse what was typed in another encoding than the terminal's: gRPC takes UTF-8 only."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!a} came; text in UTF-8 is wanted") from None
+    return text
+
+
+class _Edits(argparse.Action):
+    """Gathers NAME: STRENGTH, each name once."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> None:
+        name, strength = values
+        edits = getattr(namespace, self.dest) or {}
+        if name in edits:
+            raise argparse.ArgumentError(
+                self, f"{name} came twice; one strength for each attribute is wanted"
+            )
+        setattr(namespace, self.dest, {**edits, name: strength})
+
+
 def _strength(text: str) -> tuple[str, float]:
-    name, equals, amount = text.partition("=")
+    name, equals, amount = _name(text).partition("=")
     try:
         return name, float(amount) if equals else 1.0
     except ValueError:

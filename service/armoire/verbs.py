@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import zipfile
+import re
+import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -102,8 +103,12 @@ def decode(arguments: argparse.Namespace) -> int:
         with arguments.points.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             z = loaded if isinstance(loaded, np.ndarray) else loaded["means"]
-        z = np.asarray(z, np.float32)
-    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        if z.dtype.kind not in "fiu":
+            raise ValueError(f"{z.dtype} came; real numbers are wanted")
+        z = z.astype(np.float32)
+    except OSError:
+        raise
+    except Exception as error:  # of a damaged file numpy and zlib raise what they like, MemoryError among it
         raise InvalidArgument(
             f"{arguments.points} is no .npy of points nor .npz with means: {error}"
         ) from None
@@ -126,7 +131,7 @@ def interpolate(arguments: argparse.Namespace) -> int:
 
 def edit(arguments: argparse.Namespace) -> int:
     """Write images with attributes added."""
-    edits = dict(arguments.add)
+    edits: dict[str, float] = arguments.add
     with _client(arguments) as client:
         points: Points = _read(arguments.images)
         if arguments.steps > 1:
@@ -171,14 +176,31 @@ def _client(arguments: argparse.Namespace) -> Client:
 
 
 def _credentials(arguments: argparse.Namespace) -> grpc.ChannelCredentials | None:
-    files = (arguments.tls_ca, arguments.tls_key, arguments.tls_cert)
-    if not arguments.tls and not any(files):
+    paths = (arguments.tls_ca, arguments.tls_key, arguments.tls_cert)
+    if not arguments.tls and not any(paths):
         return None
-    return grpc.ssl_channel_credentials(*(path.read_bytes() if path else None for path in files))
+    ca, key, certificate = (path.read_bytes() if path else None for path in paths)
+    # Of both faults gRPC tells nothing but that no server is there, or ends the process.
+    if (key is None) != (certificate is None):
+        raise InvalidArgument("--tls-cert and --tls-key go together; one of them is missing")
+    if ca is not None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=ca.decode("ascii", "ignore"))
+        except (ssl.SSLError, ValueError):
+            raise InvalidArgument(f"--tls-ca {arguments.tls_ca} holds no PEM certificate") from None
+    return grpc.ssl_channel_credentials(ca, key, certificate)
 
 
 def _token(arguments: argparse.Namespace) -> str | None:
-    return arguments.token_file.read_text().strip() if arguments.token_file else None
+    if not arguments.token_file:
+        return None
+    token = arguments.token_file.read_bytes().strip()
+    # The rest of the file's bytes are kept out of the message: they may be most of a secret.
+    if not re.fullmatch(rb"[!-~]+", token):
+        raise InvalidArgument(
+            f"--token-file {arguments.token_file} holds no token: one line of ASCII is wanted"
+        )
+    return str(token, "ascii")
 
 
 def _read(paths: Sequence[Path]) -> list[bytes]:

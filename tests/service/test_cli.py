@@ -164,29 +164,82 @@ def test_bench_measures_the_decode_path(type_in, capsys: pytest.CaptureFixture[s
         ("armoire models --token-file missing", "missing"),
         ("armoire models --tls-cert missing.pem", "missing.pem"),
         ("armoire sample --count 1 --seed -1", "seed: -1 came"),
+        ("armoire models --token-file latin1", "latin1 holds no token"),
+        ("armoire models --token-file lines", "lines holds no token"),
+        ("armoire models --token-file empty", "empty holds no token"),
+        ("armoire models --tls-ca lines", "lines holds no PEM certificate"),
+        ("armoire health --tls-ca latin1", "latin1 holds no PEM certificate"),
+        ("armoire models --tls-ca empty", "empty holds no PEM certificate"),
+        ("armoire models --tls-cert lines", "go together"),
+        ("armoire models --tls-key lines", "go together"),
     ],
 )
 def test_a_users_mistake_is_one_line(
     type_in, line: str, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A mistake ends with status 1 and one line that says what came and what is wanted."""
+    """A mistake ends with status 1 and one line that says what came and what is wanted, and shows no secret."""
+    Path("latin1").write_bytes("secr\xe9t".encode("latin-1"))
+    Path("lines").write_text("secret-one\nsecret-two\n")
+    Path("empty").write_text("\n")
     assert type_in(line) == 1
     shown = capsys.readouterr().err
     assert text in shown
     assert shown.count("\n") == 1
 
 
-def test_points_that_are_none_are_one_line(type_in, capsys: pytest.CaptureFixture[str]) -> None:
-    """Decode tells what it wants when the file is not an array of points."""
-    Path("z.npy").write_bytes(b"not an array")
+def header(shape: str) -> bytes:
+    """An .npy file that ends where its numbers should begin."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+def damaged_npz() -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, means=np.random.default_rng(0).standard_normal((9, 16)))
+    return buffer.getvalue()[:200] + bytes(20) + buffer.getvalue()[220:]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"not an array",
+        b"",
+        header("(10000000000000, 16)"),
+        header(f"({10**30}, 16)"),
+        npy(np.ones((2, 16), np.complex64)),
+        npy(np.full((2, 16), "a")),
+        npy(np.zeros((2, 16), bool)),
+        damaged_npz(),
+    ],
+    ids=["text", "empty", "huge", "larger", "complex", "letters", "truths", "damaged"],
+)
+def test_points_that_are_none_are_one_line(
+    type_in, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Decode tells what it wants when the file is not an array of points, and drops no part of a number."""
+    Path("z.npy").write_bytes(content)
     assert type_in("armoire decode z.npy") == 1
-    assert "no .npy of points" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "z.npy is no .npy of points" in shown
+    assert shown.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     "line",
     [
         "armoire edit a.png --add bag=much",
+        "armoire edit a.png --add bag --add bag=2",
+        "armoire edit a.png --add bag --steps 0",
+        "armoire edit a.png --add bag --steps -5",
+        "armoire edit a.png --add \udcff",
+        "armoire sample --model \udcff",
+        "armoire sample --model-version \udcff",
+        "armoire sample --prior \udcff",
+        "armoire models --address \udcff",
+        "armoire models --timeout nan",
+        "armoire models --timeout -1",
+        "armoire health --timeout inf",
+        "armoire health --token-file token",
         "armoire bench --rows 0",
         "armoire bench --callers many",
         "armoire bench --seconds 0",
