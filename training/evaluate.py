@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from training import aggregate, checkpoint, randomness
+from training import aggregate, checkpoint, files, randomness
 from training.data import Split, as_pixels, load
 from training.model import Autoencoder, Posterior
 
@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> int:
             **evaluate(model, data.test),
             **training_figures(state),
         }
-        (folder / NAME).write_text(json.dumps(figures, indent=2) + "\n")
+        files.write(folder / NAME, (json.dumps(figures, indent=2) + "\n").encode())
         rows.append(figures)
     print(table(rows))
     return 0

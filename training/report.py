@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from training import aggregate, checkpoint, latent_space, pictures, plots, randomness
+from training import aggregate, checkpoint, files, latent_space, pictures, plots, randomness
 from training.data import Data, load
 from training.evaluate import evaluate, table_cells, training_figures
 from training.model import Autoencoder, Posterior
@@ -38,7 +38,7 @@ def main(arguments: argparse.Namespace) -> int:
         comparison=_comparison(chapters),
         table=table_cells([{"preset": entry.preset, **entry.figures} for entry in chapters]),
     )
-    (out / PAGE).write_text(page)
+    files.write(out / PAGE, page.encode())
     print(out / PAGE)
     return 0
 
@@ -81,8 +81,9 @@ def _draw(model: Autoencoder, state: dict[str, Any], data: Data) -> dict[str, Im
         "samples": pictures.grid(pictures.decode(model, normal), 16),
         "interpolation": _interpolation(model, posterior, data),
         "histograms": plots.histograms(posterior, model.rate(posterior), variational=config.variational),
-        "curves": plots.curves(state["history"], variational=config.variational),
     }
+    if state["history"]:  # none of a run that was stopped in its first epoch
+        drawn["curves"] = plots.curves(state["history"], variational=config.variational)
     if config.variational:
         drawn["fitted"] = pictures.grid(pictures.decode(model, _fitted_samples(model, data)), 16)
     if config.latent_size == 2:
@@ -128,4 +129,4 @@ def _save(picture: Image.Image | Figure, path: Path) -> None:
         picture.save(buffer, "PNG", optimize=True)
     else:
         picture.savefig(buffer, format="png", metadata={"Software": None})
-    path.write_bytes(buffer.getvalue())
+    files.write(path, buffer.getbuffer())

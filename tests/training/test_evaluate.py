@@ -133,3 +133,15 @@ def test_a_run_on_other_data_is_not_measured_on_these(
     checkpoint.save(tmp_path / "fashion", {**state, "data": "MNIST"})
     assert main(["evaluate", "fashion", "--data", str(SLICE), "--runs", str(tmp_path)]) == 2
     assert "trained on MNIST" in capsys.readouterr().err
+
+
+def test_a_reader_of_old_figures_is_not_disturbed(runs: Path) -> None:
+    """metrics.json is written beside and renamed: who has the old file open reads it to its end."""
+    options = ["--data", str(SLICE), "--runs", str(runs)]
+    file = runs / "fashion" / "metrics.json"
+    file.write_text("old")
+    with file.open() as reader:
+        assert main(["evaluate", "fashion", *options]) == 0
+        assert reader.read() == "old"
+    assert json.loads(file.read_text())["preset"] == "fashion"
+    assert not list(file.parent.glob("*.part"))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.training.conftest import SLICE
-from training import pictures
+from training import checkpoint, pictures
 from training.__main__ import main
 
 PRESETS = ("fashion-autoencoder-2d", "fashion-2d", "fashion")
@@ -71,6 +71,29 @@ def test_the_page_sets_the_autoencoder_beside_the_variational_one(
     options = ["--data", str(SLICE), "--runs", str(runs), "--out", str(tmp_path)]
     assert main(["report", "fashion-2d", *options]) == 0
     assert 'id="comparison"' not in (tmp_path / "index.html").read_text()
+
+
+def test_a_run_that_was_stopped_in_its_first_epoch_has_no_curves(runs: Path, tmp_path: Path) -> None:
+    """Without an epoch behind it a model is drawn all the same, its curves left out."""
+    state = checkpoint.load(runs / "fashion-2d")
+    checkpoint.save(tmp_path / "fashion-2d", state | {"history": []})
+    assert main(["report", "fashion-2d", "--data", str(SLICE), "--runs", str(tmp_path)]) == 0
+    names = {path.stem.removeprefix("fashion-2d-") for path in (tmp_path / "report").glob("*.png")}
+    assert names == EVERY - {"curves"} | {"scatter", "wall", "fitted"}
+    assert "loss curves" not in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_a_reader_of_an_old_report_is_not_disturbed(report: Path, runs: Path, tmp_path: Path) -> None:
+    """Page and pictures are written beside and renamed: who has an old one open reads it to its end."""
+    files = [tmp_path / name for name in ("index.html", "fashion-2d-curves.png")]
+    for file in files:
+        file.write_text("old")
+    with files[0].open() as page, files[1].open() as picture:
+        options = ["--data", str(SLICE), "--runs", str(runs), "--out", str(tmp_path)]
+        assert main(["report", "fashion-2d", *options]) == 0
+        assert (page.read(), picture.read()) == ("old", "old")
+    assert files[1].read_bytes() == (report / files[1].name).read_bytes()
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_originals_stand_over_their_reconstructions() -> None:
