@@ -1,6 +1,7 @@
 """The command line: ``python -m training fit|evaluate|export|report PRESET...``, from the repository root."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,9 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from training import report
 
         return report.main(arguments)
-    except TrainingError as error:
+    except (TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,14 +44,15 @@ def _parser() -> argparse.ArgumentParser:
     fit = commands.add_parser("fit", help="train a preset", description="Train a preset into RUNS/PRESET.")
     fit.add_argument("preset", metavar="PRESET", help=f"one of: {', '.join(PRESETS)}")
     _add_places(fit)
-    fit.add_argument("--resume", action="store_true", help="go on from the checkpoint, to the same numbers")
-    fit.add_argument("--restart", action="store_true", help="begin anew where there is a checkpoint")
+    begun = fit.add_mutually_exclusive_group()
+    begun.add_argument("--resume", action="store_true", help="go on from the checkpoint, to the same numbers")
+    begun.add_argument("--restart", action="store_true", help="begin anew where there is a checkpoint")
     instead = fit.add_argument_group("instead of what the preset says")
     instead.add_argument("--epochs", type=_positive, help="passes over the training images")
     instead.add_argument("--batch-size", type=_positive, help="images per step, over all processes together")
-    instead.add_argument("--learning-rate", type=float, help="the highest rate of the schedule")
+    instead.add_argument("--learning-rate", type=_rate, help="the highest rate of the schedule")
     instead.add_argument("--likelihood", choices=LIKELIHOODS, help="what p(x given z) is")
-    instead.add_argument("--seed", type=int, help="of weights, data order and noise")
+    instead.add_argument("--seed", type=_seed, help="of weights, data order and noise")
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -92,6 +96,20 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
+    return number
+
+
+def _rate(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 1 << 63:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {(1 << 63) - 1}")
     return number
 
 

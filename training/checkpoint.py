@@ -1,13 +1,17 @@
 """The checkpoint: one file of plain tensors, numbers and text that explains itself, read with ``weights_only=True``."""
 
 import importlib.metadata
-import pickle
+import io
 import subprocess
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from training import files
 from training.config import Config
 from training.data import Data
 from training.errors import TrainingError
@@ -16,14 +20,20 @@ from training.model import Autoencoder
 FORMAT = 1
 NAME = "checkpoint.pt"
 LIBRARIES = ("torch", "lightning-fabric", "numpy")
+# Beside the format: what Trainer.state and Record.save put in.
+KEYS = {
+    *("config", "step", "skipped", "skipped_in_a_row", "model", "average", "optimizer"),
+    *("commit", "libraries", "data", "history", "unfinished_epoch", "seconds"),
+}
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Write the state beside the checkpoint of ``folder`` and rename it, so that a reader never meets half a file."""
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / (NAME + ".part")
-    torch.save({"format": FORMAT, **state}, unfinished)
-    unfinished.replace(folder / NAME)
+    content = io.BytesIO()
+    # Into memory first: torch itself makes a RuntimeError of a full disk.
+    torch.save({"format": FORMAT, **state}, content)
+    files.write(folder / NAME, content.getbuffer())
 
 
 def load(folder: Path) -> dict[str, Any]:
@@ -35,13 +45,37 @@ def load(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     if not path.exists():
         raise TrainingError(f"{path} is missing: train first with `python -m training fit {folder.name}`")
-    try:
+    with reading(folder):
+        _verify(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise TrainingError(f"{path} is damaged ({str(error).splitlines()[0]})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise TrainingError(f"{path} is not a checkpoint of format {FORMAT}")
+    if missing := KEYS - state.keys():
+        raise TrainingError(f"{path} is no whole checkpoint: it lacks {', '.join(sorted(missing))}")
     return state
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Make one line of whatever the checkpoint of ``folder`` makes its readers raise.
+
+    Raises:
+        TrainingError: in place of any other exception.
+    """
+    try:
+        yield
+    except TrainingError:
+        raise
+    except Exception as error:  # of a damaged file torch, pickle and we raise what they like
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise TrainingError(f"{folder / NAME} is damaged ({reason})") from None
+
+
+def _verify(path: Path) -> None:
+    """Compare every part with its checksum, which torch.load does not."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise TrainingError(f"{path} is damaged (the checksum of {damaged} differs)")
 
 
 def load_model(folder: Path, data: Data) -> tuple[Autoencoder, dict[str, Any]]:
@@ -52,8 +86,9 @@ def load_model(folder: Path, data: Data) -> tuple[Autoencoder, dict[str, Any]]:
     """
     state = load(folder)
     require_data(state, data, folder)
-    model = Autoencoder(Config.from_dict(state["config"]))
-    model.load_state_dict(state["average"])
+    with reading(folder):
+        model = Autoencoder(Config.from_dict(state["config"]))
+        model.load_state_dict(state["average"])
     return model.eval(), state
 
 

@@ -33,12 +33,14 @@ def main(arguments: argparse.Namespace) -> int:
         for name in ("epochs", "batch_size", "learning_rate", "likelihood", "seed")
         if (value := getattr(arguments, name)) is not None
     }
+    config = preset(arguments.preset)
     if arguments.resume:
         state = checkpoint.load(folder)
-        config = _resumed(Config.from_dict(state["config"]), overrides, folder)
+        with checkpoint.reading(folder):
+            config = _resumed(Config.from_dict(state["config"]), overrides, folder)
     else:
         state = None
-        config = replace(preset(arguments.preset), **overrides)
+        config = replace(config, **overrides)
         if (folder / checkpoint.NAME).exists() and not arguments.restart:
             raise TrainingError(
                 f"{folder / checkpoint.NAME} exists: go on with --resume or begin anew with --restart"
@@ -69,8 +71,9 @@ def fit(config: Config, data: Data, folder: Path, state: dict[str, Any] | None =
     record = Record(folder, data, trainer, writes=fabric.is_global_zero)
     if state is not None:
         checkpoint.require_data(state, data, folder)
-        trainer.load_state(state)
-        record.load_state(state)
+        with checkpoint.reading(folder):
+            trainer.load_state(state)
+            record.load_state(state)
     if trainer.step_count == trainer.steps:
         fabric.print(f"{folder}: all {config.epochs} epochs are done")
         return 0

@@ -1,29 +1,33 @@
 """Training runs: what they leave, how they stop, and that a resumed one ends where an uninterrupted one does."""
 
+import io
 import math
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning_fabric import Fabric
 from torch.utils._pytree import tree_flatten
 
 from tests.training.conftest import SLICE, fit
-from training import randomness, schedule
+from training import checkpoint, randomness, schedule
+from training.__main__ import main
 from training.config import LIKELIHOODS, PRESETS, Likelihood, preset
 from training.data import Data
 from training.errors import TrainingError
 from training.trainer import PATIENCE, Trainer
 
 ROOT = SLICE.parent.parent
+DATA = "Fashion-MNIST (a slice of 2,000)"
 
 
 def checkpoint_of(runs: Path, name: str = "fashion-2d") -> dict[str, Any]:
@@ -61,7 +65,7 @@ def test_a_run_leaves_a_checkpoint_that_explains_itself(runs: Path) -> None:
     assert state["config"]["preset"] == "fashion-2d"
     assert state["config"]["epochs"] == 6
     assert state["config"].keys() == PRESETS["fashion-2d"].as_dict().keys()
-    assert state["data"] == "Fashion-MNIST (a slice of 2,000)"
+    assert state["data"] == DATA
     assert state["libraries"]["torch"] == torch.__version__
     assert state["commit"]
     assert [row["epoch"] for row in state["history"]] == [1, 2, 3, 4, 5, 6]
@@ -136,15 +140,109 @@ def test_resuming_what_was_never_begun_is_refused(tmp_path: Path, capsys: pytest
     assert "python -m training fit fashion" in capsys.readouterr().err
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 2 and one line with the file's name."""
+def test_a_preset_that_does_not_exist_is_not_advised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To resume what no preset is called names the presets, not a command that would fail too."""
+    assert fit("nosuch", tmp_path, "--resume") == 2
+    error = capsys.readouterr().err
+    assert "'nosuch' does not exist" in error
+    assert "fit nosuch" not in error
+
+
+def saved(state: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("command", ["fit", "evaluate"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"hello",
+        b"PK\x03\x04 half a file",
+        saved({"format": 1}),
+        saved({"format": 99}),
+        saved([1, 2]),
+        saved({"format": 1} | dict.fromkeys(checkpoint.KEYS, 0)),
+        saved(
+            dict.fromkeys(checkpoint.KEYS, 0) | {"format": 1, "data": DATA, "config": {"preset": "fashion"}}
+        ),
+        saved(
+            dict.fromkeys(checkpoint.KEYS, 0)
+            | {"format": 1, "data": DATA, "config": preset("fashion").as_dict()}
+        ),
+    ],
+    ids=["empty", "text", "half", "lacking", "newer", "list", "zeros", "config", "weights"],
+)
+def test_a_damaged_checkpoint_is_named(
+    command: str, content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2 and one line with the file's name, for whoever reads it."""
     path = tmp_path / "fashion" / "checkpoint.pt"
     path.parent.mkdir()
-    path.write_bytes(b"PK\x03\x04 half a file")
-    assert fit("fashion", tmp_path, "--resume") == 2
+    path.write_bytes(content)
+    options = ["--resume"] if command == "fit" else []
+    assert main([command, "fashion", "--data", str(SLICE), "--runs", str(tmp_path), *options]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert str(path) in error
+    assert str(path.parent) in error
+
+
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+@settings(max_examples=60, deadline=None)
+def test_a_flipped_bit_is_found_or_does_no_harm(runs: Path, place: float, bit: int) -> None:
+    """A checkpoint with one bit flipped, wherever it is, is refused or gives the very same state."""
+    content = bytearray((runs / "fashion-2d" / "checkpoint.pt").read_bytes())
+    content[int(place * len(content))] ^= 1 << bit
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "checkpoint.pt").write_bytes(content)
+        try:
+            state = checkpoint.load(Path(folder))
+        except TrainingError:
+            return
+    assert_same_run(state, checkpoint.load(runs / "fashion-2d"))
+
+
+@pytest.mark.parametrize("runs_at", ["file", "file/runs"])
+def test_runs_that_cannot_be_written_are_one_line(
+    runs_at: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file where the folder of the runs should be gives exit code 2 and its name."""
+    (tmp_path / "file").write_text("mine")
+    assert fit("fashion-2d", tmp_path / runs_at) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert str(tmp_path / "file") in last
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(runs: Path, tmp_path: Path) -> None:
+    """A checkpoint that cannot be written gives exit code 2, no traceback and no half of it."""
+    folder = tmp_path / "fashion-2d"
+    folder.mkdir()
+    (folder / "checkpoint.pt").write_bytes((runs / "fashion-2d" / "checkpoint.pt").read_bytes())
+    before = (folder / "checkpoint.pt").read_bytes()
+    # No file may grow over 64 KiB, which is less than a checkpoint and more than a log.
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)); "
+        "from training.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    options = ("--restart", "--epochs", "1", "--runs", str(tmp_path), "--data", str(SLICE))
+    ran = subprocess.run(
+        [sys.executable, "-c", program, "fit", "fashion-2d", *options],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 2, ran.stderr
+    assert ran.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in ran.stderr
+    assert [path.name for path in folder.glob("*.p*t*")] == ["checkpoint.pt"]
+    assert (folder / "checkpoint.pt").read_bytes() == before
 
 
 def test_a_loss_that_stays_non_finite_stops_the_run(
