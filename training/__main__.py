@@ -70,7 +70,14 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("preset", metavar="PRESET", help="as given to fit")
     _add_places(export)
     export.add_argument("--version", type=_positive, default=1, help="a positive integer (default: 1)")
-    export.add_argument("--out", type=Path, help="folder (default: service/armoire/models/NAME/VERSION)")
+    export.add_argument(
+        "--out",
+        type=Path,
+        default=Path("service/armoire/models"),
+        metavar="MODELS",
+        help="folder of bundles, as the server's --models; NAME/VERSION/ is written in it (default: %(default)s)",
+    )
+    export.add_argument("--force", action="store_true", help="replace the bundle of that name and version")
 
     report = commands.add_parser(
         "report",

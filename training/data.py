@@ -82,7 +82,7 @@ EDITIONS = (
     ),
     Edition(  # tests/data, cut by make_slice.py there
         "Fashion-MNIST (a slice of 2,000)",
-        "fashion-mnist",
+        "fashion-mnist-slice",
         "MIT",
         FASHION_CLASSES,
         {

@@ -4,19 +4,18 @@ import argparse
 import hashlib
 import importlib.metadata
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from training import aggregate, card, checkpoint, graphs, latent_space, randomness
+from training import aggregate, card, checkpoint, files, graphs, latent_space, randomness
 from training.data import PADDING, Data, load
 from training.errors import TrainingError
 from training.evaluate import evaluate
 from training.model import Autoencoder
 
-MODELS = Path("service/armoire/models")
+MANIFEST = "manifest.json"
 FORMAT = 1
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "scikit-learn", "numpy")
 
@@ -30,22 +29,25 @@ def main(arguments: argparse.Namespace) -> int:
             f"{arguments.preset} is a plain autoencoder: without a prior there is nothing to serve"
         )
     name = arguments.preset.replace("fashion", data.edition.slug)
-    folder: Path = arguments.out or MODELS / name / str(arguments.version)
+    folder: Path = arguments.out / name / str(arguments.version)
+    _require_replaceable(folder, force=arguments.force)
     # All of it or nothing: a bundle that fails a check never takes the place of one that passed.
-    unfinished = folder.with_name(folder.name + ".part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
+    with files.replacing(folder) as unfinished:
         manifest = write(model, state, data, unfinished, name, str(arguments.version))
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
     print(
         f"{folder}: {name} version {manifest['version']}, checked at batches {', '.join(map(str, graphs.BATCHES))}"
     )
     return 0
+
+
+def _require_replaceable(folder: Path, *, force: bool) -> None:
+    """Refuse what would delete a bundle unasked, or anything that is no bundle."""
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if not (folder / MANIFEST).is_file():
+        raise TrainingError(f"{folder} is there and is no bundle (it holds no {MANIFEST}): it is left alone")
+    if not force:
+        raise TrainingError(f"{folder} holds a bundle: give another --version, or --force to replace it")
 
 
 def write(

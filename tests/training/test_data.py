@@ -31,6 +31,12 @@ def test_the_slice_holds_2000_images_of_ten_classes(data: Data) -> None:
     assert data.test.labels.bincount().tolist() == [50] * 10
 
 
+def test_no_two_editions_give_a_bundle_the_same_name() -> None:
+    """A model of the slice never takes the name of one that was trained on everything."""
+    slugs = [edition.slug for edition in datasets.EDITIONS]
+    assert len(set(slugs)) == len(slugs)
+
+
 def test_images_are_padded_with_two_black_pixels(data: Data) -> None:
     """The middle 28x28 is the file's own bytes and everything around it is zero."""
     content = gzip.decompress((SLICE / datasets.TRAIN_IMAGES).read_bytes())

@@ -22,22 +22,30 @@ from training.errors import TrainingError
 FILES = {"manifest.json", "encoder.onnx", "decoder.onnx", "latent_space.npz", "golden.npz", "README.md"}
 
 
-def export(preset: str, runs: Path, out: Path) -> int:
-    return main(
-        ["export", preset, "--data", str(SLICE), "--runs", str(runs), "--out", str(out), "--version", "3"]
-    )
+NAME = "fashion-mnist-slice"
+
+
+def export(preset: str, runs: Path, models: Path, *options: str) -> int:
+    places = ["--data", str(SLICE), "--runs", str(runs), "--out", str(models)]
+    return main(["export", preset, *places, "--version", "3", *options])
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    """Every file below a folder."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="session")
 def bundle(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "fashion-mnist" / "3"
-    assert export("fashion", runs, folder) == 0
-    return folder
+    models = tmp_path_factory.mktemp("models")
+    assert export("fashion", runs, models) == 0
+    return models / NAME / "3"
 
 
 @pytest.fixture
 def copy(bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    """The bundle again: tmp_path/models/NAME/3."""
+    return Path(shutil.copytree(bundle, tmp_path / "models" / NAME / "3"))
 
 
 @pytest.fixture(scope="session")
@@ -57,12 +65,12 @@ def test_a_bundle_lists_and_hashes_every_file(bundle: Path, manifest: dict[str, 
     for name, entry in manifest["files"].items():
         content = (bundle / name).read_bytes()
         assert entry == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    assert not list(bundle.parent.glob("*.part"))
+    assert list(bundle.parent.iterdir()) == [bundle]
 
 
 def test_a_manifest_says_what_the_model_is_and_where_it_comes_from(manifest: dict[str, Any]) -> None:
     """Name, version, shapes, preprocessing, attributes, priors, metrics, provenance and licence are all there."""
-    assert (manifest["format"], manifest["name"], manifest["version"]) == (1, "fashion-mnist", "3")
+    assert (manifest["format"], manifest["name"], manifest["version"]) == (1, NAME, "3")
     assert manifest["image"] == {"height": 32, "width": 32, "channels": 1}
     assert (manifest["latent_size"], manifest["likelihood"], manifest["licence"]) == (16, "bernoulli", "MIT")
     assert manifest["preprocessing"] == {"crop": None, "resize": [28, 28], "pad": 2}
@@ -214,18 +222,60 @@ def test_a_failed_export_leaves_the_old_bundle_alone(
     state = checkpoint.load(runs / "fashion")
     state["average"]["encoder.mean.bias"].fill_(float("nan"))
     checkpoint.save(tmp_path / "runs" / "fashion", state)
-    before = (copy / "manifest.json").read_bytes()
-    assert export("fashion", tmp_path / "runs", copy) == 2
+    before = content(tmp_path / "models")
+    assert export("fashion", tmp_path / "runs", tmp_path / "models", "--force") == 2
     assert capsys.readouterr().err.count("\n") == 1
-    assert (copy / "manifest.json").read_bytes() == before
-    assert sorted(path.name for path in copy.parent.iterdir()) == ["bundle", "runs"]
+    assert content(tmp_path / "models") == before
+    assert list(copy.parent.iterdir()) == [copy]
+
+
+def test_a_bundle_that_is_there_is_replaced_by_force_only(
+    copy: Path, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without --force it stays and one line names both ways out; with it nothing of the old one is left."""
+    (copy / "decoder.gpu.onnx").write_bytes(b"of the old one")
+    before = content(tmp_path)
+    assert export("fashion", runs, tmp_path / "models") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "--version" in error
+    assert "--force" in error
+    assert content(tmp_path) == before
+    assert export("fashion", runs, tmp_path / "models", "--force") == 0
+    assert {path.name for path in copy.iterdir()} == FILES
+    assert list(copy.parent.iterdir()) == [copy]
+
+
+def test_what_is_no_bundle_is_never_deleted(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder without a manifest in the bundle's place is left alone, --force or not."""
+    folder = tmp_path / NAME / "3"
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("years of work")
+    for options in ((), ("--force",)):
+        assert export("fashion", runs, tmp_path, *options) == 2
+        assert "is no bundle" in capsys.readouterr().err
+    assert content(tmp_path) == {Path(NAME, "3", "thesis.txt"): b"years of work"}
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file where the folder of models should be gives exit code 2 and its name, and the file stays."""
+    (tmp_path / "file").write_text("mine")
+    assert export("fashion", runs, tmp_path / "file") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(tmp_path / "file") in error
+    assert content(tmp_path) == {Path("file"): b"mine"}
 
 
 def test_a_plain_autoencoder_is_refused_in_one_line(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It has no prior to sample from: exit code 2, one line, no bundle."""
-    assert export("fashion-autoencoder-2d", runs, tmp_path / "bundle") == 2
+    assert export("fashion-autoencoder-2d", runs, tmp_path / "models") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "plain autoencoder" in error
@@ -233,11 +283,9 @@ def test_a_plain_autoencoder_is_refused_in_one_line(
 
 
 def test_exporting_twice_gives_the_same_graphs(bundle: Path, runs: Path, tmp_path: Path) -> None:
-    """Graphs and golden outputs depend on the checkpoint alone; the second bundle takes the place of the first."""
-    for _ in range(2):
-        assert export("fashion", runs, tmp_path / "again") == 0
-    assert {path.name for path in (tmp_path / "again").iterdir()} == FILES
-    again = json.loads((tmp_path / "again" / "manifest.json").read_text())
+    """Graphs and golden outputs depend on the checkpoint alone."""
+    assert export("fashion", runs, tmp_path) == 0
+    again = json.loads((tmp_path / NAME / "3" / "manifest.json").read_text())
     first = json.loads((bundle / "manifest.json").read_text())
     for name in ("encoder.onnx", "decoder.onnx", "golden.npz"):
         assert again["files"][name] == first["files"][name]
