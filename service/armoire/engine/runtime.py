@@ -216,8 +216,10 @@ def load(bundle: Bundle, provider: Provider, threads: int) -> tuple[Graph, Graph
     """Load a bundle's encoder and decoder, each with the outputs that are served; errors as in Graph."""
     specs = bundle.manifest.graphs
     return (
-        Graph(bundle.encoder, specs["encoder"], ["mean", "log_variance"], provider, threads),
-        Graph(bundle.decoder, specs["decoder"], ["pixels"], provider, threads),
+        Graph(
+            bundle.graph("encoder", "cpu")[0], specs["encoder"], ["mean", "log_variance"], provider, threads
+        ),
+        Graph(bundle.graph("decoder", "cpu")[0], specs["decoder"], ["pixels"], provider, threads),
     )
 
 
