@@ -1,29 +1,22 @@
-"""The two ONNX graphs of a bundle: written from a model, and compared with it before anyone else may read them."""
+"""The ONNX graphs of a bundle, written from a model: the encoder, and the decoder in two forms."""
 
 import logging
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from training.data import as_pixels
-from training.errors import TrainingError
+from training import subpixel
 from training.model import Autoencoder
+from training.operators import quantise
 
-Floats = npt.NDArray[np.float32]
-
+OPSET = 18
+# The encoder has one form: a strided convolution is already a plain one, and OpenVINO runs this graph as it is.
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
-OPSET = 18
-BATCHES = (1, 2, 3, 7, 64)
-TOLERANCE = 1e-4  # on means and log-variances
-EQUAL_PIXELS = 0.999  # this share of uint8 pixels is equal, and none is off by more than 1
+OPENVINO_DECODER = "decoder.openvino.onnx"
 
 
 class EncoderGraph(nn.Module):
@@ -42,25 +35,31 @@ class EncoderGraph(nn.Module):
 class DecoderGraph(nn.Module):
     """Latents float32 [n, d] -> pixels uint8 and means float32 in [0, 1], both [n, h, w, c]."""
 
-    def __init__(self, model: Autoencoder) -> None:
+    def __init__(self, layers: nn.Module) -> None:
+        """``layers`` give logits [n, c, h, w]."""
         super().__init__()
-        self.decoder = model.decoder
+        self.layers = layers
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode; round half to even, as ONNX and NumPy do."""
-        means = self.decoder(latents).sigmoid().permute(0, 2, 3, 1)
-        pixels = (means * 255).round().clamp(0, 255).to(torch.uint8)
-        return pixels, means
+        """Decode."""
+        means = self.layers(latents).sigmoid().permute(0, 2, 3, 1)
+        return quantise(means), means
 
 
 def write(model: Autoencoder, images: Tensor, folder: Path) -> None:
-    """Write both graphs into ``folder``: a single file each, opset 18, any number of rows.
+    """Write all graphs into ``folder``: a single file each, opset 18, any number of rows.
 
     There is no batch normalisation to fold: the models have none. ``images`` uint8 [n, h, w, c] only lend their shape.
     """
-    latents = torch.zeros(3, model.config.latent_size)
     _write(EncoderGraph(model), images[:3], folder / ENCODER, ["pixels"], ["mean", "log_variance"])
-    _write(DecoderGraph(model), latents, folder / DECODER, ["latents"], ["pixels", "means"])
+    layers, size = model.decoder.layers, model.config.latent_size
+    write_decoder(layers, size, folder / DECODER)
+    write_decoder(subpixel.rewrite(layers), size, folder / OPENVINO_DECODER)
+
+
+def write_decoder(layers: nn.Module, latent_size: int, path: Path) -> None:
+    """Write one form of a decoder: ``layers`` take latents [n, d] and give logits [n, c, h, w]."""
+    _write(DecoderGraph(layers), torch.zeros(3, latent_size), path, ["latents"], ["pixels", "means"])
 
 
 def _write(graph: nn.Module, example: Tensor, path: Path, inputs: list[str], outputs: list[str]) -> None:
@@ -95,95 +94,3 @@ def _forget_origins(proto: onnx.ModelProto) -> None:
         part.ClearField("doc_string")
     for tensor in proto.graph.initializer:
         tensor.ClearField("metadata_props")
-
-
-def far_and_near_latents(rows: int, size: int) -> Tensor:
-    """float32 [rows, size]: the first half from N(0, I), the second spread evenly between -6 and 6."""
-    generator = torch.Generator().manual_seed(0)
-    near = torch.randn(rows // 2, size, generator=generator)
-    far = torch.rand(rows - rows // 2, size, generator=generator) * 12 - 6
-    return torch.cat([near, far])
-
-
-class Answers(NamedTuple):
-    """What PyTorch gives: means and log-variances [n, d], uint8 pixels and float means [n, h, w, c]."""
-
-    mean: Floats
-    log_variance: Floats
-    pixels: npt.NDArray[np.uint8]
-    means: Floats
-
-
-@torch.no_grad()
-def answers(model: Autoencoder, images: Tensor, latents: Tensor) -> Answers:
-    """Ask the model itself, by another way than the graphs go, so that a fault of theirs cannot be in both."""
-    mean, log_variance = model.encoder(as_pixels(images))
-    means = np.moveaxis(model.decoder(latents).sigmoid().numpy(), 1, -1)
-    return Answers(
-        mean.numpy(), log_variance.numpy(), np.rint(means * np.float32(255)).astype(np.uint8), means
-    )
-
-
-def check(model: Autoencoder, images: Tensor, folder: Path) -> dict[str, float]:
-    """Compare the graphs in ``folder`` with the model on real images uint8 [64 or more, h, w, c] and on latents.
-
-    Returns the largest difference of each graph and the largest share of unequal pixels that any batch size gave.
-
-    Raises:
-        TrainingError: a graph answers differently from PyTorch at some batch size.
-    """
-    images = images[: max(BATCHES)]
-    latents = far_and_near_latents(max(BATCHES), model.config.latent_size)
-    wanted = answers(model, images, latents)
-    encoder, decoder = (_session(folder / name) for name in (ENCODER, DECODER))
-    worst = {"encoder": 0.0, "decoder": 0.0, "unequal_pixels": 0.0}
-    for batch in BATCHES:
-        mean, log_variance = _in_batches(encoder, images, batch)
-        pixels, means = _in_batches(decoder, latents, batch)
-        gaps = {
-            "encoder": max(_gap(mean, wanted.mean), _gap(log_variance, wanted.log_variance)),
-            "decoder": _gap(means, wanted.means),
-            "unequal_pixels": _unequal(pixels, wanted.pixels),
-        }
-        _require(gaps, batch)
-        worst = {name: max(worst[name], gap) for name, gap in gaps.items()}
-    return worst
-
-
-def _require(gaps: dict[str, float], batch: int) -> None:
-    for name in ("encoder", "decoder"):
-        if gaps[name] > TOLERANCE:
-            raise TrainingError(
-                f"{name}.onnx is off by {gaps[name]:.2g} from PyTorch in batches of {batch}; {TOLERANCE:.0e} is allowed"
-            )
-    if gaps["unequal_pixels"] > 1 - EQUAL_PIXELS:
-        raise TrainingError(
-            f"{DECODER} gives {gaps['unequal_pixels']:.2%} of its pixels unlike PyTorch's in batches of {batch}"
-        )
-
-
-def _in_batches(session: onnxruntime.InferenceSession, rows: Tensor, batch: int) -> list[npt.NDArray[Any]]:
-    """Run all rows, ``batch`` at a time (the last time what is left); each output in one piece."""
-    name = session.get_inputs()[0].name
-    parts = [session.run(None, {name: part.numpy()}) for part in torch.split(rows, batch)]
-    return [np.concatenate(output) for output in zip(*parts, strict=True)]
-
-
-def _session(path: Path) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-
-def _gap(got: Floats, wanted: Floats) -> float:
-    """Return the largest difference; infinity where the shapes differ or anything is not a number."""
-    if got.shape != wanted.shape:
-        return float("inf")
-    largest = float(np.abs(got - wanted).max())
-    return largest if np.isfinite(largest) else float("inf")
-
-
-def _unequal(got: npt.NDArray[np.uint8], wanted: npt.NDArray[np.uint8]) -> float:
-    """Return the share of unequal pixels; all of them where the shapes differ or any is off by more than 1."""
-    if got.shape != wanted.shape:
-        return 1.0
-    off = np.abs(got.astype(np.int16) - wanted)
-    return float((off > 0).mean()) if off.max() <= 1 else 1.0

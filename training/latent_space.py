@@ -1,7 +1,10 @@
 """What a bundle knows about its latents: attribute directions, the fitted prior, and where the data lies."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +34,16 @@ class Attribute:
     def norm(self) -> float:
         """Distance between the two means."""
         return float(np.linalg.norm(self.direction))
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the manifest says of it; the direction itself is an array of the bundle."""
+        return {
+            "name": self.name,
+            "norm": self.norm,
+            "auc": self.auc,
+            "positives": self.positives,
+            "negatives": self.negatives,
+        }
 
 
 def attributes(
@@ -106,3 +119,15 @@ def rate_under(mixture: Mixture, posterior: Posterior, latents: Floats) -> float
         1
     )
     return float((log_q - mixture.log_density(latents)).mean())
+
+
+def save(path: Path, means: Floats, attributes: Sequence[Attribute], mixture: Mixture | None) -> None:
+    """Write the bundle's latent_space.npz: directions, the fitted prior if any, statistics of the means [n, d]."""
+    prior = {} if mixture is None else {f"mixture_{name}": array for name, array in vars(mixture).items()}
+    np.savez(
+        path,
+        attribute_directions=np.stack([attribute.direction for attribute in attributes]).astype(np.float32),
+        posterior_mean=means.mean(0).astype(np.float32),
+        posterior_std=means.std(0).astype(np.float32),
+        **prior,
+    )

@@ -22,7 +22,8 @@ def fashion() -> Bundle:
 
 
 def decoder(fashion: Bundle, provider: Provider) -> Graph:
-    return Graph(fashion.decoder, fashion.manifest.graphs["decoder"], ["pixels"], provider)
+    content, _ = fashion.graph("decoder", "cpu")
+    return Graph(content, fashion.manifest.graphs["decoder"], ["pixels"], provider)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 12])
@@ -91,8 +92,9 @@ def test_bytes_that_are_no_graph_are_a_bad_bundle(fashion: Bundle) -> None:
 
 def test_a_graph_with_other_outputs_is_a_bad_bundle(fashion: Bundle) -> None:
     """The encoder in the decoder's place is told by its inputs."""
+    content, _ = fashion.graph("encoder", "cpu")
     with pytest.raises(BadBundle, match="the manifest says"):
-        Graph(fashion.encoder, fashion.manifest.graphs["decoder"], ["pixels"], Provider(CPU))
+        Graph(content, fashion.manifest.graphs["decoder"], ["pixels"], Provider(CPU))
 
 
 @pytest.mark.parametrize("graph", ["encoder", "decoder"])

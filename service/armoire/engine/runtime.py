@@ -247,8 +247,8 @@ def load(bundle: Bundle, provider: Provider) -> tuple[Graph, Graph]:
     """Load a bundle's encoder and decoder, each with the outputs that are served; errors as in Graph."""
     specs = bundle.manifest.graphs
     return (
-        Graph(bundle.encoder, specs["encoder"], ["mean", "log_variance"], provider),
-        Graph(bundle.decoder, specs["decoder"], ["pixels"], provider),
+        Graph(bundle.graph("encoder", "cpu")[0], specs["encoder"], ["mean", "log_variance"], provider),
+        Graph(bundle.graph("decoder", "cpu")[0], specs["decoder"], ["pixels"], provider),
     )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import ValidationError
@@ -13,26 +14,27 @@ from pydantic import ValidationError
 from armoire.arrays import Array, Floats
 from armoire.errors import BadBundle
 from armoire.ops.latents import Mixture
-from armoire.ops.manifest import FileSpec, Manifest
+from armoire.ops.manifest import FileSpec, Manifest, ProviderName
 from armoire.wire.images import Preprocessing
+
+ARRAYS = ("latent_space.npz", "golden.npz")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle in memory.
+    """A verified bundle: its arrays in memory, its graphs on disk.
 
     Attributes:
+        folder: where its files are.
         manifest: what the exporter wrote.
-        encoder, decoder: the bytes of the ONNX graphs.
         directions: by attribute name, float32 [d].
         mixture: the fitted prior, None where the bundle has none.
         golden: inputs and the outputs that PyTorch gave: pixels, mean, log_variance, latents,
             decoded_pixels, decoded_means; first axis the batch.
     """
 
+    folder: Path
     manifest: Manifest
-    encoder: bytes
-    decoder: bytes
     directions: dict[str, Floats]
     mixture: Mixture | None
     golden: dict[str, Array]
@@ -47,6 +49,18 @@ class Bundle:
     def preprocessing(self) -> Preprocessing:
         """How pictures of another size are brought to the model's."""
         return Preprocessing(**self.manifest.preprocessing.model_dump())
+
+    def graph(self, name: Literal["encoder", "decoder"], provider: ProviderName) -> tuple[bytes, str]:
+        """Read the form of a graph that ``provider`` takes: the bytes of the ONNX file, and the file's name.
+
+        It is read when a session is made of it, and verified once more, so that no server keeps graphs in memory that
+        ONNX Runtime has its own copy of.
+
+        Raises:
+            BadBundle: the file is no longer what it was when the bundle was read.
+        """
+        file = self.manifest.graphs[name].file_for(provider)
+        return _read_verified(self.folder / file, self.manifest.files[file]), file
 
 
 def find(models: Path) -> list[Path]:
@@ -84,15 +98,18 @@ def read(folder: Path) -> Bundle:
         raise BadBundle(
             f"{folder} holds {manifest.name}/{manifest.version}; its folder should be named so, or re-exported"
         )
-    files = {name: _read_verified(folder / name, spec) for name, spec in manifest.files.items()}
-    latent_space = _arrays(files["latent_space.npz"], folder / "latent_space.npz")
+    arrays = {}
+    for name, spec in manifest.files.items():
+        content = _read_verified(folder / name, spec)
+        if name in ARRAYS:
+            arrays[name] = _arrays(content, folder / name)
+    latent_space, golden = (arrays[name] for name in ARRAYS)
     return Bundle(
+        folder=folder,
         manifest=manifest,
-        encoder=files[manifest.graphs["encoder"].file],
-        decoder=files[manifest.graphs["decoder"].file],
         directions=_directions(manifest, latent_space, folder),
         mixture=_mixture(manifest, latent_space, folder) if "fitted" in manifest.priors else None,
-        golden=_golden(manifest, _arrays(files["golden.npz"], folder / "golden.npz"), folder),
+        golden=_golden(manifest, golden, folder),
     )
 
 

@@ -17,6 +17,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_le
 Version = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,17}$")]
 Size = Annotated[int, Field(ge=1, le=65536)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+# The providers that a graph may have a form of its own for.
+ProviderName = Literal["cuda", "openvino", "cpu"]
 
 
 class _Part(BaseModel):
@@ -46,11 +48,25 @@ class TensorSpec(_Part):
 
 
 class GraphSpec(_Part):
-    """One graph: its file, its one input, its outputs in order."""
+    """One graph: its file, its one input, its outputs in order.
+
+    ``variants`` are files that compute the same, from the same inputs to the same outputs, in a form that one provider
+    runs faster; every other provider takes ``file``.
+    """
 
     file: FileName
+    variants: dict[ProviderName, FileName] = {}
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file that this graph may be read from."""
+        return (self.file, *self.variants.values())
+
+    def file_for(self, provider: ProviderName) -> str:
+        """The file that this provider takes."""
+        return self.variants.get(provider, self.file)
 
 
 class FileSpec(_Part):
@@ -102,7 +118,7 @@ class Manifest(_Part):
         missing = {"encoder", "decoder"} - set(self.graphs)
         if missing:
             raise ValueError(f"graphs lacks {', '.join(sorted(missing))}")
-        wanted = {*REQUIRED_FILES, *(graph.file for graph in self.graphs.values())}
+        wanted = {*REQUIRED_FILES, *(file for graph in self.graphs.values() for file in graph.files)}
         if unlisted := wanted - set(self.files):
             raise ValueError(f"files does not list {', '.join(sorted(unlisted))}")
         names = [attribute.name for attribute in self.attributes]
