@@ -13,6 +13,7 @@ from typing import Any
 
 from armoire import verbs
 from armoire.errors import ArmoireError, StartError
+from armoire.load import flags
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 PAIR = "armoire sample --count 2 --seed 7 --out pair.png --files pair\n  "
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"armoire {arguments.verb}: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        return 130
+        return verbs.EXIT_INTERRUPTED
     return status
 
 
@@ -141,16 +142,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_outputs(edit, "edited.png")
 
-    load = verb(
+    bench = verb(
         "bench",
         verbs.bench,
-        "load the decode path and measure",
-        "armoire bench --callers 16 --rows 8 --seconds 5",
+        "load a server and measure what it bears",
+        "armoire bench --callers 16 --rows 8 --seconds 5\n  "
+        "armoire bench --callers 1,8,64 --rows 1 --seconds 5 --plot sweep.png --json sweep.json\n  "
+        "armoire bench --rate 100 --rows 8 --seconds 5\n  "
+        "armoire bench --saturate 50 --rows 8 --seconds 5",
     )
-    _add_connection(load, model=True)
-    load.add_argument("--callers", type=_positive, default=16, help="calls in flight (default: 16)")
-    load.add_argument("--rows", type=_positive, default=8, help="latent points a call (default: 8)")
-    load.add_argument("--seconds", type=_duration, default=5.0, help="how long (default: 5)")
+    _add_connection(bench, model=True)
+    flags.add_flags(bench)
     return parser
 
 
@@ -183,13 +185,6 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     except ModuleNotFoundError:
         return  # a caller's installation: serve says what is missing
     config.add_flags(parser)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} came; at least 1 is wanted")
-    return value
 
 
 def _duration(text: str) -> float:

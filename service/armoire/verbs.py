@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import re
-import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
 import numpy as np
 
-from armoire import bench as load
 from armoire import pictures
 from armoire.arrays import Array
 from armoire.client import Client, Points
-from armoire.errors import InvalidArgument, StartError
+from armoire.errors import ArmoireError, InvalidArgument, StartError
 from armoire.files import replacing
-from armoire.wire.channel import to_error
+from armoire.load.flags import to_plan
+from armoire.wire.channel import read_credentials, to_error
+
+EXIT_INTERRUPTED = 130
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -148,19 +150,33 @@ def edit(arguments: argparse.Namespace) -> int:
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    """Measure the decode path under load."""
-    with _client(arguments) as client:
-        served = client.models()
-    model = next((m for m in served if arguments.model in ("", m.name)), served[0])
-    asked = load.Load(
-        arguments.callers, arguments.rows, arguments.seconds, arguments.model, arguments.model_version
-    )
-    figures = asyncio.run(
-        load.run(arguments.address, asked, model.latent_size, _credentials(arguments), _token(arguments))
-    )
-    print(f"{model.name}: {asked.callers} callers x {asked.rows} rows for {asked.seconds:g} s")
-    print(f"  {figures.images_per_second:,.0f} images/s in {figures.calls:,} calls")
-    print(f"  latency p50 {figures.p50:.2f} ms, p90 {figures.p90:.2f} ms, p99 {figures.p99:.2f} ms")
+    """Load a server and show what was measured; status 1 if calls failed, 130 after Ctrl-C."""
+    try:
+        from armoire.load import session, table
+
+        if arguments.plot:
+            from armoire.load import plot
+    except ModuleNotFoundError as error:
+        raise StartError(f"bench needs {error.name}; install armoire[bench]") from None
+    for path in (arguments.json, arguments.plot):
+        if path and not path.parent.is_dir():
+            raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
+    plan = to_plan(arguments, _token(arguments))
+    with table.progress_bar(plan.rpc, None if plan.saturations else len(plan.loads)) as watch:
+        report = session.run(plan, watch)
+    table.show(report)
+    if arguments.json:
+        with replacing(arguments.json) as file:
+            file.write(json.dumps(report.to_json(), indent=2).encode() + b"\n")
+    if arguments.plot:
+        plot.save(report, arguments.plot)
+    if report.interrupted:
+        return EXIT_INTERRUPTED
+    if report.failed and not arguments.allow_failures:
+        raise ArmoireError(f"{report.failed:,} calls failed: {report.failures()}")
+    for searched, rate in zip(plan.saturations, report.saturations, strict=True):
+        if rate is None:
+            raise ArmoireError(f"no rate that was tried keeps a p99 of {searched.p99_ms:g} ms")
     return 0
 
 
@@ -179,16 +195,7 @@ def _credentials(arguments: argparse.Namespace) -> grpc.ChannelCredentials | Non
     paths = (arguments.tls_ca, arguments.tls_key, arguments.tls_cert)
     if not arguments.tls and not any(paths):
         return None
-    ca, key, certificate = (path.read_bytes() if path else None for path in paths)
-    # Of both faults gRPC tells nothing but that no server is there, or ends the process.
-    if (key is None) != (certificate is None):
-        raise InvalidArgument("--tls-cert and --tls-key go together; one of them is missing")
-    if ca is not None:
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=ca.decode("ascii", "ignore"))
-        except (ssl.SSLError, ValueError):
-            raise InvalidArgument(f"--tls-ca {arguments.tls_ca} holds no PEM certificate") from None
-    return grpc.ssl_channel_credentials(ca, key, certificate)
+    return read_credentials(*paths)
 
 
 def _token(arguments: argparse.Namespace) -> str | None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from google.protobuf import json_format
 from PIL import Image
 
 from armoire import config, errors
 from armoire.cli import main
 from armoire.metrics import Metrics
 from armoire.server import RPCS
+from armoire.v1 import armoire_pb2 as pb
+from armoire.v1 import armoire_pb2_grpc as pb_grpc
 from tests.serving import Running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +86,7 @@ def test_every_client_command_runs_in_its_order(
     }
     for verb, *words in ours:
         words = ["0.3" if word == "5" else word for word in words]
+        words += ["--warm-up", "0"] if verb == "bench" else []
         assert main([verb, "--address", server.address, *words]) == 0, (verb, words)
     for written, shown in (("wall", "samples"), ("strip", "strip"), ("edited", "edited")):
         with (
@@ -90,6 +95,20 @@ def test_every_client_command_runs_in_its_order(
         ):
             gap = np.abs(np.asarray(ours, np.int16) - np.asarray(picture))
         assert gap.max() <= 1, f"{shown}.png is not what the command writes"
+
+
+def test_the_recipes_send_a_request_that_the_server_answers(
+    stub: pb_grpc.LatentServiceStub, tmp_path: Path
+) -> None:
+    """The request that the README makes for ghz and k6 is a DecodeRequest in JSON, answered with an image."""
+    (line,) = (line for line in COMMANDS if line.startswith("printf '{"))
+    subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True)
+    request = json_format.Parse((tmp_path / "request.json").read_text(), pb.DecodeRequest())
+    assert list(stub.Decode(request).images.pixels.shape) == [1, 32, 32, 1]
+    recipes = [text for kind, text in BLOCKS if kind in ("", "js") and "request.json" in text]
+    method = pb.DESCRIPTOR.services_by_name["LatentService"].methods_by_name["Decode"]
+    assert len(recipes) == 2
+    assert all(f"{method.containing_service.full_name}/{method.name}" in text for text in recipes)
 
 
 def test_every_make_command_is_a_target() -> None:

@@ -1,0 +1,118 @@
+"""What one stage found."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from armoire.load.plan import Closed, Stage
+from armoire.load.tally import Durations, Tally
+
+# From these on the client is more likely the limit than the server.
+BUSY, LAG_MS, LAG_SHARE, HELD = 0.9, 1.0, 0.25, 0.01
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Milliseconds; None where nothing was measured."""
+
+    mean: float | None
+    p50: float | None
+    p90: float | None
+    p99: float | None
+    p999: float | None
+    max: float | None
+
+    @classmethod
+    def of(cls, durations: Durations) -> Quantiles:
+        """Ask a histogram."""
+        return cls(durations.mean(), *(durations.quantile(percent) for percent in (50, 90, 99, 99.9, 100)))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One stage. Latency is that of good answers; queue and run are the server's own times of them."""
+
+    stage: Stage
+    seconds: float
+    warm_up_calls: int
+    calls: int
+    answered: int
+    failed: int
+    errors: dict[str, int]  # by gRPC's code; WRONG_SIZE: an answer of other than the first one's bytes
+    examples: dict[str, str]  # a message of each
+    calls_per_second: float
+    images_per_second: float
+    sent_mb_per_second: float
+    received_mb_per_second: float
+    latency_ms: Quantiles
+    queue_ms: Quantiles
+    run_ms: Quantiles
+    lag_ms: Quantiles  # open loop: sent so much later than due
+    client_busy: float  # of the busiest client process: share of the time in which it did not wait
+    client_cpu: float  # of the busiest: cores used
+    searching: bool  # a step of a search, in which calls may fail
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, stage: Stage, tally: Tally, images: int, most_calls: int, *, searching: bool) -> Result:
+        """Work it out from what was counted; a call has ``images``, and ``most_calls`` fit on the connections."""
+        per_second = 1 / tally.seconds if tally.seconds > 0 else 0.0
+        rate = tally.completed * per_second
+        result = cls(
+            stage=stage,
+            seconds=tally.seconds,
+            warm_up_calls=tally.warm_up_calls,
+            calls=tally.calls,
+            answered=tally.answered,
+            failed=tally.errors.total(),
+            errors=dict(tally.errors),
+            examples=tally.examples,
+            calls_per_second=rate,
+            images_per_second=rate * images,
+            sent_mb_per_second=tally.sent_bytes * per_second / 1e6,
+            received_mb_per_second=tally.received_bytes * per_second / 1e6,
+            latency_ms=Quantiles.of(tally.latency),
+            queue_ms=Quantiles.of(tally.queue),
+            run_ms=Quantiles.of(tally.run),
+            lag_ms=Quantiles.of(tally.lag),
+            client_busy=tally.busy,
+            client_cpu=tally.cpu,
+            searching=searching,
+        )
+        return replace(result, warnings=tuple(_warnings(result, tally.held, most_calls)))
+
+    @property
+    def unanswered(self) -> int:
+        """Calls that nobody waited for any more after Ctrl-C."""
+        return self.calls - self.answered - self.failed
+
+    @property
+    def client_is_limit(self) -> bool:
+        """Whether the figures say more of the client than of the server."""
+        lag, latency = self.lag_ms.p99, self.latency_ms.p50
+        late = lag is not None and lag > max(LAG_MS, LAG_SHARE * (latency or 0.0))
+        return late or self.client_busy >= BUSY
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain values."""
+        loop = "closed" if isinstance(self.stage, Closed) else "open"
+        return {"loop": loop, **asdict(self), "unanswered": self.unanswered}
+
+
+def _warnings(result: Result, held: int, most_calls: int) -> list[str]:
+    found = []
+    if result.client_busy >= BUSY:
+        found.append(
+            f"the client was busy {result.client_busy:.0%} of the time; give it more --processes or cores"
+        )
+    elif result.client_is_limit:
+        found.append(
+            f"the client sent 1 % of the calls {result.lag_ms.p99:.1f} ms late or later; "
+            "give it more --processes or cores"
+        )
+    if held > HELD * result.calls:
+        found.append(
+            f"{held:,} calls waited, since the server takes {most_calls:,} side by side; raise --connections"
+        )
+    return found
