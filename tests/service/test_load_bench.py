@@ -292,6 +292,19 @@ def test_the_search_finds_the_capacity_of_a_server(capacity: float) -> None:
     assert len(stages) <= 11
 
 
+def test_the_search_counts_answers_not_only_their_latency() -> None:
+    """A server that answers a part of the calls at once, and the others never, bears no more than that part."""
+
+    def run(stage: Closed | Open) -> Result:
+        tally = Tally()
+        rate = 200.0 if isinstance(stage, Closed) else stage.rate
+        tally.seconds, tally.calls, tally.completed = 1.0, rate, min(rate, 100.0)
+        tally.latency.record(0.001)
+        return Result.of(stage, tally, 1, 1, searching=True)
+
+    assert saturation.search(Saturation(50.0), run) == pytest.approx(100, rel=0.06)
+
+
 def test_the_search_gives_up_on_a_server_that_is_too_slow() -> None:
     """None is the answer where no rate keeps the bound, after a few stages, or at once where nothing is answered."""
 

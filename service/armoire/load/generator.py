@@ -16,6 +16,8 @@ from armoire.load.status import Code
 from armoire.load.tally import Tally
 
 TICK_SECONDS = 0.1
+# Of answers that came together, the callers of the first are not kept waiting by those of the last.
+SEND_EVERY = 8
 # A caller whose server has gone waits so long before the next call.
 REST_SECONDS = 0.1
 # gRPC servers tell the end of a deadline themselves; so much later nothing will come.
@@ -23,7 +25,7 @@ LATE_SECONDS = 0.5
 # After an interruption, answers on the way have so long.
 HURRY_SECONDS = 1.0
 # Trailers that need decoding are decoded of so many answers, and then of every so many-th.
-ALL_TIMED, EVERY = 500, 16
+ALL_TIMED, EVERY = 100, 32
 TIMING = re.compile(rb"queue=([\d.]+), run=([\d.]+)")
 
 
@@ -57,10 +59,7 @@ class Generator:
         """Make the calls, wait for the answers, and give the counts."""
         tick = self._order.start
         while True:
-            now = time.monotonic()
-            self._send_due(now)
-            for link in self._pool:
-                link.flush()
+            now = self._send()
             if now >= tick:
                 tick = now + TICK_SECONDS
                 self._tick(now)
@@ -87,6 +86,14 @@ class Generator:
         ended = time.monotonic()
         self._idle += max(0.0, min(ended, self._stop) - max(begun, self._window))
         return readable
+
+    def _send(self) -> float:
+        """Send what is due; give the time."""
+        now = time.monotonic()
+        self._send_due(now)
+        for link in self._pool:
+            link.flush()
+        return now
 
     def _send_due(self, now: float) -> None:
         tally = self._tally
@@ -117,8 +124,10 @@ class Generator:
             answers = link.abandon(str(error))
             self._pool.drop(link)
         now = time.monotonic()
-        for answer in answers:
+        for number, answer in enumerate(answers, 1):
             self._finish(answer, now, link)
+            if number % SEND_EVERY == 0:
+                self._send()
         if link.leaving:
             self._pool.tend()
 
