@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import math
 import os
@@ -232,6 +233,9 @@ async def serve(settings: Settings) -> None:
     loop.add_signal_handler(signal.SIGTERM, asked_to_stop.set)
     loop.add_signal_handler(signal.SIGINT, interrupt)
     await server.start()
+    # A full collection among the modules and models of the start would stop the event loop for 20 ms.
+    gc.freeze()
+    gc.enable()
     await asked_to_stop.wait()
     logger.info("draining: calls in flight have %.0f s", settings.grace)
     await server.stop()
