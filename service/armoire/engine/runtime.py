@@ -90,6 +90,8 @@ class Graph:
             self._session = ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
             raise _fault(provider, f"{spec.file} cannot be loaded", error) from None
+        # ONNX Runtime has its own copy of the weights by now; its wrapper would keep the file for as long as it lives.
+        self._session._model_bytes = None
         if self._session.get_providers()[0] != provider.name:
             raise BadSettings(
                 f"{provider.name} was asked for and ONNX Runtime took {self._session.get_providers()[0]}"
