@@ -162,6 +162,8 @@ class Graph:
         """
         sizes = [padded.size for padded in self._padded] or list(powers_of_two(max_batch))
         seconds = self._fastest(sizes)
+        if self._provider.name == CPU:
+            self._shrink()
         allowed = [size for size in sizes if seconds[size] <= longest] or sizes[:1]
         speed = {size: size / (seconds[size] + OVERHEAD_SECONDS) for size in allowed}
         most = next(size for size in allowed if speed[size] >= USEFUL * max(speed.values()))
@@ -183,6 +185,12 @@ class Graph:
                 best[size] = min(best[size], time.perf_counter() - started)
             rounds += 1
         return best
+
+    def _shrink(self) -> None:
+        """Give back the memory of the largest batch, which the arena would keep for a graph that never sees one."""
+        options = ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._session.run(self._outputs, {self._input: np.zeros((1, *self._row), self._dtype)}, options)
 
     def _check(self, spec: GraphSpec) -> None:
         for kind, nodes, wanted in (
