@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import errno
+import gc
 import logging
 import math
 import os
@@ -232,10 +234,21 @@ async def serve(settings: Settings) -> None:
     loop.add_signal_handler(signal.SIGTERM, asked_to_stop.set)
     loop.add_signal_handler(signal.SIGINT, interrupt)
     await server.start()
+    _settle()
     await asked_to_stop.wait()
     logger.info("draining: calls in flight have %.0f s", settings.grace)
     await server.stop()
     logger.info("stopped")
+
+
+def _settle() -> None:
+    """Leave the start behind: what it made is no garbage, and what it freed is wanted by nobody here."""
+    # A full collection among the modules and models of the start would stop the event loop for 20 ms.
+    gc.freeze()
+    gc.enable()
+    # The C library keeps what parsing the graphs took, tens of MB.
+    with contextlib.suppress(AttributeError):  # glibc's alone
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _require_free(address: str) -> None:

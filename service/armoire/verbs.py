@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import re
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ EXIT_INTERRUPTED = 130
 
 def serve(arguments: argparse.Namespace) -> int:
     """Serve until a signal comes."""
+    # What a start makes stays: looking for garbage in it finds none. The server turns the collector on again.
+    gc.disable()
     try:
         from armoire import config, logs, server
     except ModuleNotFoundError as error:
