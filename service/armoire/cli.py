@@ -187,6 +187,13 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     config.add_flags(parser)
 
 
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} came; at least 1 is wanted")
+    return value
+
+
 def _duration(text: str) -> float:
     value = float(text)
     if not 0 < value <= 3600:

@@ -19,7 +19,8 @@ from armoire.client import Client, Points
 from armoire.errors import ArmoireError, InvalidArgument, StartError
 from armoire.files import replacing
 from armoire.load.flags import to_plan
-from armoire.wire.channel import read_credentials, to_error
+from armoire.wire.channel import to_error
+from armoire.wire.credentials import read_credentials
 
 EXIT_INTERRUPTED = 130
 

@@ -5,146 +5,84 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
 
+import grpc
 import pytest
 
 from armoire.client import Model
 from armoire.errors import ArmoireError, Unavailable
-from armoire.load import frames, request
+from armoire.load import request
 from armoire.load.order import Order
 from armoire.load.plan import Target
 from armoire.load.processes import Processes
-from armoire.load.route import Route
 from armoire.v1 import armoire_pb2 as pb
 from tests.serving import Running
+from tests.stranger import images, stranger
 
-SETTINGS = frames.frame(frames.SETTINGS, 0, 0, b"")
 PATH = "/armoire.v1.LatentService/ListModels"
-
-
-@contextmanager
-def odd_server(serve: Callable[[socket.socket, int], None]) -> Iterator[Route]:
-    """Give each connection, from number 0 on, to ``serve``, and close it after that."""
-    listening = socket.create_server(("127.0.0.1", 0))
-
-    def accept() -> None:
-        number = 0
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            with connection:
-                serve(connection, number)
-            number += 1
-
-    thread = threading.Thread(target=accept)
-    thread.start()
-    try:
-        yield Route(f"127.0.0.1:{listening.getsockname()[1]}", PATH, 5.0)
-    finally:
-        listening.shutdown(socket.SHUT_RDWR)
-        listening.close()
-        thread.join(10)
 
 
 def order(**values: float) -> Order:
     return Order(
-        **{
-            "message": bytes(5),
-            "start": time.monotonic(),
-            "warm_up": 0,
-            "seconds": 0.5,
-            "most_calls": 1 << 30,
-            "timeout": 5.0,
-        }
+        **{"message": b"", "start": time.monotonic(), "warm_up": 0, "seconds": 0.5, "most_calls": 1 << 30}
         | values
     )
 
 
-def read_calls(connection: socket.socket) -> None:
-    """Read until a call is there."""
-    came = b""
-    while PATH.encode() not in came and b"\x00\x01\x00\x00\x00" not in came[60:]:
-        part = connection.recv(1 << 16)
-        if not part:
-            return
-        came += part
-
-
-def reset(connection: socket.socket) -> None:
-    """Close so that the other side's next read fails."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-@pytest.mark.parametrize("end", [socket.socket.fileno, reset])
-def test_a_connection_that_breaks_is_unavailable(end: Callable[[socket.socket], None]) -> None:
-    """Calls in flight on a connection that is closed or reset count as UNAVAILABLE; new connections are tried."""
-
-    def serve(connection: socket.socket, number: int) -> None:
-        connections.append(number)
-        connection.sendall(SETTINGS)
-        read_calls(connection)
-        end(connection)
-
-    connections: list[int] = []
-    with odd_server(serve) as route, Processes(1, route, 1) as processes:
-        tally = processes.run([order(callers=3)], lambda *_: None)
-    assert set(tally.errors) == {"UNAVAILABLE"}
-    assert tally.errors.total() == tally.calls >= 6
-    assert tally.examples["UNAVAILABLE"].startswith(
-        ("the server closed", "the connection broke", "no connection")
-    )
-    assert len(connections) >= 2
-
-
 def test_a_server_that_does_not_come_back_costs_no_time() -> None:
     """Without a connection an open loop's calls fail at once, and the stage ends in its time."""
-    gone = threading.Event()
-
-    def serve(connection: socket.socket, number: int) -> None:
-        connection.sendall(SETTINGS if number == 0 else b"")
-        read_calls(connection)
-        gone.set()
-
-    with odd_server(serve) as route, Processes(1, route, 1) as processes:
+    with stranger(lambda *_: images(1)) as other, Processes(1, Target(other.address), PATH, 1) as processes:
+        other.close()
         began = time.monotonic()
         tally = processes.run([order(rate=200.0, poisson=False)], lambda *_: None)
-        assert gone.is_set()
         assert time.monotonic() - began < 4
     assert tally.calls == tally.errors["UNAVAILABLE"] == 100
+    assert tally.examples["UNAVAILABLE"]
 
 
-@pytest.mark.parametrize("first", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
-def test_what_speaks_no_http2_is_unavailable(first: bytes) -> None:
-    """A server of something else, or one that hangs up, is told before anything is measured."""
+def test_callers_without_a_server_rest() -> None:
+    """A closed loop does not spin where every call fails at once."""
+    with stranger(lambda *_: images(1)) as other, Processes(1, Target(other.address), PATH, 1) as processes:
+        other.close()
+        tally = processes.run([order(callers=3)], lambda *_: None)
+    assert 3 <= tally.calls == tally.errors["UNAVAILABLE"] <= 3 * 6
 
-    def serve(connection: socket.socket, number: int) -> None:
-        connection.recv(1 << 16)
-        connection.sendall(first)
 
-    with (
-        odd_server(serve) as route,
-        pytest.raises(Unavailable, match=r"speak HTTP/2|closed the connection|reset"),
-    ):
-        Processes(1, route, 1)
+def test_each_connection_is_one_of_its_own() -> None:
+    """Calls take several connections in turn: their server sees as many ports as were asked for."""
+
+    def decode(number: int, context: grpc.ServicerContext) -> pb.DecodeResponse:
+        peers.append(context.peer())
+        return images(1)
+
+    peers: list[str] = []
+    method = PATH.replace("ListModels", "Decode")
+    with stranger(decode) as other, Processes(1, Target(other.address), method, 3) as processes:
+        processes.run([order(callers=1, most_calls=30, seconds=30.0)], lambda *_: None)
+    assert sorted(Counter(peers).values()) == [10, 10, 10]
+
+
+def test_what_speaks_no_http2_is_unavailable() -> None:
+    """A server of something else is told before anything is measured."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = Target(f"127.0.0.1:{silent.getsockname()[1]}", timeout=1.0)
+        with pytest.raises(Unavailable, match=r"no connection to 127\.0\.0\.1:\d+ within 1 s"):
+            Processes(1, target, PATH, 1)
 
 
 def test_nobody_there_is_unavailable() -> None:
-    """A refused connection, a name that is none and an address that is none say why."""
+    """A refused connection, a name that is none and an address that is none end with the timeout."""
     for address in ("127.0.0.1:1", "no.such.host.invalid:1", "unix:/run/armoire"):
         with pytest.raises(Unavailable):
-            Processes(2, Route(address, PATH, 1.0), 1)
+            Processes(2, Target(address, timeout=1.0), PATH, 1)
 
 
 def test_a_client_that_stands_still_is_told_from_a_server_that_does(server: Running) -> None:
     """What a stopped client sends late has its latency from when it was due, and the lag tells whose fault it was."""
-    with Processes(1, Route(server.address, PATH, 5.0), 1) as processes:
+    with Processes(1, Target(server.address), PATH, 1) as processes:
         child = processes._children[0].pid
         on = threading.Timer(0.5, os.kill, (child, signal.SIGCONT))
 
@@ -165,7 +103,7 @@ def test_a_client_that_stands_still_is_told_from_a_server_that_does(server: Runn
 
 def test_a_process_that_dies_is_told(server: Running) -> None:
     """A client process that is killed ends the stage with an error, not with fewer calls."""
-    with Processes(2, Route(server.address, PATH, 5.0), 1) as processes:
+    with Processes(2, Target(server.address), PATH, 1) as processes:
         killed = processes._children[1]
 
         def kill(done: int, failed: int) -> None:

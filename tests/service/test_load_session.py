@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import grpc
@@ -33,7 +32,6 @@ from armoire.load import session
 from armoire.load.order import Order
 from armoire.load.plan import RPCS, Closed, Open, Plan, Saturation, Target, Tls
 from armoire.load.report import Report
-from armoire.load.route import Route
 from tests.serving import Running, serving
 from tests.stranger import Stranger, images, stranger
 
@@ -93,7 +91,6 @@ def test_every_call_is_counted_once(server: Running, processes: int) -> None:
     assert result.received_mb_per_second * 0.4e6 / result.answered == pytest.approx(2 * 1024, abs=40)
     assert result.sent_mb_per_second * 0.4e6 / result.calls == pytest.approx(2 * 64, abs=40)
     assert result.client_cpu > 0
-    assert 0 < result.client_busy < 1
 
 
 @pytest.mark.parametrize("rpc", RPCS)
@@ -148,7 +145,7 @@ def test_a_poisson_process_has_its_rate(server: Running) -> None:
 def test_a_stall_is_seen_by_all_calls_that_were_due_in_it(server: Running) -> None:
     """While the engine stands still 20 calls become due; their waits are in the quantiles of an open loop."""
     plan = Plan((Open(40, rows=1, seconds=1.5, arrivals="fixed"),), Target(server.address), warm_up=0)
-    with running_load(plan) as reports, server.holding("decoder"):
+    with running_load(plan) as reports, server.holding():
         until(lambda: server.pending("decoder") >= 20)
     (result,) = reports[0].results
     assert result.calls == result.answered == 60
@@ -160,7 +157,7 @@ def test_a_stall_is_seen_by_all_calls_that_were_due_in_it(server: Running) -> No
 
 
 def test_waiting_for_the_servers_limit_is_latency_too() -> None:
-    """Where a server takes one call at a time, latency counts from when the others were due, and the report says so."""
+    """Where a server takes one call at a time, latency counts from when the others were due."""
     gate = threading.Event()
 
     def decode(number: int, context: grpc.ServicerContext):
@@ -174,7 +171,6 @@ def test_waiting_for_the_servers_limit_is_latency_too() -> None:
     assert result.calls == result.answered == 30
     assert result.latency_ms.max >= 300
     assert result.latency_ms.p50 >= 50
-    assert any("raise --connections" in warning for warning in result.warnings)
 
 
 def test_errors_are_counted_by_code() -> None:
@@ -299,15 +295,6 @@ def test_a_plan_that_cannot_be_is_refused() -> None:
             make()
 
 
-def test_an_address_that_is_none_is_refused() -> None:
-    """A client process that cannot connect says why, in the words of its parent."""
-    for address in ("unix:/run/armoire", "nowhere", "host:name", ":50051"):
-        with pytest.raises(ValueError, match=r"HOST:PORT is wanted"):
-            _ = Route(address, "/", 1).host_and_port
-    assert Route("dns:///[::1]:50051", "/", 1).host_and_port == ("::1", 50051)
-    assert (":authority", "[::1]:50051") in Route("[::1]:50051", "/", 1).headers()
-
-
 def test_tls_and_tokens_are_spoken(tmp_path: Path) -> None:
     """A server with mTLS and tokens is loaded like any other, and refuses a wrong token at the first call."""
     authority = trustme.CA()
@@ -361,14 +348,16 @@ def worker(*arguments: str) -> subprocess.Popen[str]:
 
 def test_a_client_process_ends_when_its_parent_has_gone(server: Running) -> None:
     """The end of its input ends a process, in the middle of a stage too, within its grace."""
-    route = Route(server.address, "/armoire.v1.LatentService/ListModels", 5.0)
+    first = {
+        "target": Target(server.address).to_json(),
+        "method": "/armoire.v1.LatentService/ListModels",
+        "connections": 1,
+    }
     with worker() as child:
-        child.stdin.write(json.dumps({"route": asdict(route), "connections": 1}) + "\n")
-        child.stdin.write(
-            Order(bytes(5), time.monotonic(), 0, 600, 1 << 40, timeout=5, callers=1).to_line() + "\n"
-        )
+        child.stdin.write(json.dumps(first) + "\n")
+        child.stdin.write(Order(b"", time.monotonic(), 0, 600, 1 << 40, callers=1).to_line() + "\n")
         child.stdin.flush()
-        assert "most_calls" in child.stdout.readline()
+        assert "ready" in child.stdout.readline()
         while not json.loads(child.stdout.readline())["done"]:
             pass
         child.stdin.close()
@@ -376,8 +365,9 @@ def test_a_client_process_ends_when_its_parent_has_gone(server: Running) -> None
 
 
 def test_a_client_process_is_light() -> None:
-    """It loads neither gRPC nor protobuf nor numpy, so that a sweep with many processes begins at once."""
+    """Beyond gRPC it loads nothing heavy, so that a sweep with many processes begins at once."""
     program = "import sys, armoire.load.worker; print(*sys.modules, sep='\\n')"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = set(io.StringIO(ran.stdout).read().split())
-    assert not loaded & {"grpc", "google.protobuf", "numpy", "rich", "matplotlib", "asyncio"}
+    assert "grpc" in loaded
+    assert not loaded & {"google.protobuf", "numpy", "rich", "matplotlib"}

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from armoire.load.pace import Arrivals, Callers
+from armoire.load.pace import arrivals
 
 
 @dataclass(frozen=True)
 class Order:
     """One process's share of a stage. Times are those of time.monotonic, which all processes share."""
 
-    message: bytes  # of every call, gRPC's five bytes first
+    message: bytes  # of every call
     start: float
     warm_up: float
     seconds: float
     most_calls: int
-    timeout: float
     answer_bytes: int | None = None  # of every good answer; None: not known
     callers: int = 0  # closed loop, or
     rate: float = 0.0  # open loop
@@ -26,11 +26,9 @@ class Order:
     seed: int = 0
     share: float = 0.0
 
-    def pace(self) -> Callers | Arrivals:
-        """Give the times of the calls."""
-        if self.callers:
-            return Callers(self.callers, self.start)
-        return Arrivals(self.rate, self.start, poisson=self.poisson, seed=self.seed, share=self.share)
+    def arrivals(self) -> Iterator[float]:
+        """Give the times of an open loop's calls."""
+        return arrivals(self.rate, self.start, poisson=self.poisson, seed=self.seed, share=self.share)
 
     def to_line(self) -> str:
         """Give a line for ``from_line``."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from armoire.errors import InvalidArgument
 
@@ -32,6 +32,18 @@ class Target:
     token: str | None = None
     model: str = ""
     version: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Give what ``from_json`` takes."""
+        tls = self.tls and {name: path and str(path) for name, path in vars(self.tls).items()}
+        return asdict(self) | {"tls": tls}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Target:
+        """Read what ``to_json`` gave, in a client process."""
+        tls = values["tls"]
+        tls = tls and Tls(**{name: path and Path(path) for name, path in tls.items()})
+        return cls(**values | {"tls": tls})
 
 
 @dataclass(frozen=True)

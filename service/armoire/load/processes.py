@@ -10,13 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any, Self
 
 from armoire.errors import ArmoireError, Unavailable
-from armoire.load.generator import HURRY_SECONDS, LATE_SECONDS
+from armoire.load.generator import HURRY_SECONDS
 from armoire.load.order import Order
-from armoire.load.route import Route
+from armoire.load.plan import Target
 from armoire.load.tally import Tally
 from armoire.load.worker import STOP
 
@@ -29,12 +28,13 @@ EXIT_SECONDS = 5.0
 class Processes:
     """Started at once, before anything is measured, and used for stage after stage."""
 
-    def __init__(self, count: int, route: Route, connections: int) -> None:
-        """Start them and wait until each has its connections.
+    def __init__(self, count: int, target: Target, method: str, connections: int) -> None:
+        """Start them and wait until each has its connections; ``method`` is the path of the RPC that they will call.
 
         Raises:
             Unavailable: one has none; the text says why.
         """
+        self._timeout = target.timeout
         self._said: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
         #: The stage in hand was cut short by Ctrl-C.
         self.interrupted = False
@@ -52,15 +52,12 @@ class Processes:
         for index, child in enumerate(self._children):
             threading.Thread(target=self._listen, args=(index, child), daemon=True).start()
         try:
-            self._tell(
-                range(count), [json.dumps({"route": asdict(route), "connections": connections})] * count
-            )
-            told = self._collect(set(range(count)), "most_calls", PATIENCE_SECONDS)
+            first = {"target": target.to_json(), "method": method, "connections": connections}
+            self._tell(range(count), [json.dumps(first)] * count)
+            self._collect(set(range(count)), "ready", target.timeout + PATIENCE_SECONDS)
         except BaseException:
             self.close()
             raise
-        #: How many calls the server takes side by side on all connections.
-        self.most_calls = sum(told)
 
     def __enter__(self) -> Self:
         return self
@@ -76,8 +73,8 @@ class Processes:
         """
         self._tell(range(len(orders)), [order.to_line() for order in orders])
         expected = set(range(len(orders)))
-        most = max(order.start + order.warm_up + order.seconds + order.timeout for order in orders)
-        patience = most - time.monotonic() + LATE_SECONDS + PATIENCE_SECONDS
+        most = max(order.start + order.warm_up + order.seconds for order in orders) + self._timeout
+        patience = most - time.monotonic() + PATIENCE_SECONDS
         try:
             told = self._collect(expected, "tally", patience, watch)
         except KeyboardInterrupt:

@@ -9,7 +9,7 @@ from armoire.load.plan import Closed, Stage
 from armoire.load.tally import Durations, Tally
 
 # From these on the client is more likely the limit than the server.
-BUSY, LAG_MS, LAG_SHARE, HELD = 0.9, 1.0, 0.25, 0.01
+BUSY, LAG_MS, LAG_SHARE = 0.9, 3.0, 0.25
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,13 @@ class Result:
     queue_ms: Quantiles
     run_ms: Quantiles
     lag_ms: Quantiles  # open loop: sent so much later than due
-    client_busy: float  # of the busiest client process: share of the time in which it did not wait
-    client_cpu: float  # of the busiest: cores used
+    client_cpu: float  # of the busiest client process: cores used
     searching: bool  # a step of a search, in which calls may fail
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, stage: Stage, tally: Tally, images: int, most_calls: int, *, searching: bool) -> Result:
-        """Work it out from what was counted; a call has ``images``, and ``most_calls`` fit on the connections."""
+    def of(cls, stage: Stage, tally: Tally, images: int, *, searching: bool) -> Result:
+        """Work it out from what was counted; a call has ``images``."""
         per_second = 1 / tally.seconds if tally.seconds > 0 else 0.0
         rate = tally.completed * per_second
         result = cls(
@@ -76,11 +75,10 @@ class Result:
             queue_ms=Quantiles.of(tally.queue),
             run_ms=Quantiles.of(tally.run),
             lag_ms=Quantiles.of(tally.lag),
-            client_busy=tally.busy,
             client_cpu=tally.cpu,
             searching=searching,
         )
-        return replace(result, warnings=tuple(_warnings(result, tally.held, most_calls)))
+        return replace(result, warnings=tuple(_warnings(result)))
 
     @property
     def unanswered(self) -> int:
@@ -92,7 +90,7 @@ class Result:
         """Whether the figures say more of the client than of the server."""
         lag, latency = self.lag_ms.p99, self.latency_ms.p50
         late = lag is not None and lag > max(LAG_MS, LAG_SHARE * (latency or 0.0))
-        return late or self.client_busy >= BUSY
+        return late or self.client_cpu >= BUSY
 
     def to_json(self) -> dict[str, Any]:
         """Give plain values."""
@@ -100,19 +98,15 @@ class Result:
         return {"loop": loop, **asdict(self), "unanswered": self.unanswered}
 
 
-def _warnings(result: Result, held: int, most_calls: int) -> list[str]:
+def _warnings(result: Result) -> list[str]:
     found = []
-    if result.client_busy >= BUSY:
+    if result.client_cpu >= BUSY:
         found.append(
-            f"the client was busy {result.client_busy:.0%} of the time; give it more --processes or cores"
+            f"a client process used {result.client_cpu:.0%} of a core; give it more --processes or cores"
         )
     elif result.client_is_limit:
         found.append(
             f"the client sent 1 % of the calls {result.lag_ms.p99:.1f} ms late or later; "
             "give it more --processes or cores"
-        )
-    if held > HELD * result.calls:
-        found.append(
-            f"{held:,} calls waited, since the server takes {most_calls:,} side by side; raise --connections"
         )
     return found

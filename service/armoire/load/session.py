@@ -18,12 +18,11 @@ from armoire.load.plan import Closed, Plan, Saturation, Stage, Target, Tls
 from armoire.load.processes import Processes
 from armoire.load.report import Report
 from armoire.load.result import Result
-from armoire.load.route import Route
-from armoire.wire.channel import SERVICE, read_credentials
+from armoire.wire.channel import SERVICE
+from armoire.wire.credentials import read_credentials
 
 # From the order to its start, so that all processes have it.
 LEAD_SECONDS = 0.05
-PREFIX_BYTES = 5
 
 
 class Progress(NamedTuple):
@@ -57,13 +56,11 @@ class _Session:
 
     def run(self) -> Report:
         started = datetime.now(UTC)
-        target = self._plan.target
-        tls = {name: path and str(path) for name, path in vars(target.tls).items()} if target.tls else None
-        route = Route(target.address, f"/{SERVICE}/{self._plan.rpc}", target.timeout, target.token, tls)
-        interrupted = False
-        with Processes(self._plan.processes, route, self._plan.connections) as self._processes:
+        plan, interrupted = self._plan, False
+        method = f"/{SERVICE}/{plan.rpc}"
+        with Processes(plan.processes, plan.target, method, plan.connections) as self._processes:
             try:
-                for load in self._plan.loads:
+                for load in plan.loads:
                     if isinstance(load, Saturation):
                         self._saturations.append(
                             saturation.search(load, partial(self._stage, searching=True))
@@ -72,9 +69,7 @@ class _Session:
                         self._stage(load)
             except KeyboardInterrupt:
                 interrupted = True
-        return Report(
-            self._plan, self._model, started, tuple(self._results), tuple(self._saturations), interrupted
-        )
+        return Report(plan, self._model, started, tuple(self._results), tuple(self._saturations), interrupted)
 
     def _stage(self, stage: Stage, *, searching: bool = False) -> Result:
         start = time.monotonic() + LEAD_SECONDS
@@ -86,7 +81,7 @@ class _Session:
 
         tally = self._processes.run(self._orders(stage, start), watch)
         images = 0 if self._plan.rpc == "ListModels" else stage.rows
-        result = Result.of(stage, tally, images, self._processes.most_calls, searching=searching)
+        result = Result.of(stage, tally, images, searching=searching)
         self._results.append(result)
         if self._processes.interrupted:
             raise KeyboardInterrupt
@@ -106,7 +101,6 @@ class _Session:
                 warm_up=plan.warm_up,
                 seconds=stage.seconds,
                 most_calls=_share(plan.most_calls, shares, index),
-                timeout=plan.target.timeout,
                 answer_bytes=answer_bytes,
             )
             if isinstance(stage, Closed):
@@ -120,21 +114,16 @@ class _Session:
         return orders
 
     def _message(self, rows: int) -> tuple[bytes, int | None]:
-        """Build a request and try it; give it with gRPC's prefix, and the bytes of its answer where they are fixed."""
+        """Build a request and try it; give it, and the bytes of its answer where they are fixed."""
         plan = self._plan
         message = request.build(plan.rpc, self._model, plan.target, rows)
         size = request.probe(plan.rpc, plan.target, message, rows, self._credentials)
         # What ListModels tells may change from call to call.
-        return _framed(message), None if plan.rpc == "ListModels" else PREFIX_BYTES + size
+        return message, None if plan.rpc == "ListModels" else size
 
 
 def _share(whole: int, shares: int, index: int) -> int:
     return whole // shares + (index < whole % shares)
-
-
-def _framed(message: bytes) -> bytes:
-    """Put gRPC's prefix before a message: not compressed, and its length."""
-    return b"\0" + len(message).to_bytes(PREFIX_BYTES - 1, "big") + message
 
 
 def _credentials(tls: Tls | None) -> grpc.ChannelCredentials | None:

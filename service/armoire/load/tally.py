@@ -67,13 +67,11 @@ class Tally:
         self.calls = 0  # due within the window
         self.answered = 0  # of them, and well
         self.completed = 0  # answered well within the window, begun in the warm-up or not
-        self.held = 0  # waited because the server took no more side by side
         self.errors: Counter[str] = Counter()  # by the name of gRPC's code
         self.examples: dict[str, str] = {}  # one message of each
         self.sent_bytes = 0
         self.received_bytes = 0
         self.seconds = 0.0  # of the window
-        self.busy = 0.0  # share of it in which the process did not wait
         self.cpu = 0.0  # cores that it used
         self.latency, self.lag, self.queue, self.run = (Durations() for _ in range(4))
 
@@ -84,14 +82,13 @@ class Tally:
             "calls",
             "answered",
             "completed",
-            "held",
             "sent_bytes",
             "received_bytes",
         ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.errors += other.errors
         self.examples = other.examples | self.examples
-        for name in ("seconds", "busy", "cpu"):
+        for name in ("seconds", "cpu"):
             setattr(self, name, max(getattr(self, name), getattr(other, name)))
         for name in DURATIONS:
             getattr(self, name).add(getattr(other, name))

@@ -1,48 +1,23 @@
 """A client process: orders come as lines of JSON on standard input, counts go out on standard output.
 
-It loads nothing of gRPC, protobuf or numpy. The end of its input, when the parent is gone, ends it too.
+Beyond gRPC it loads nothing heavy. The end of its input, when the parent is gone, ends it too.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-import os
 import sys
 from typing import Any
 
+from armoire.load.channels import Channels
 from armoire.load.generator import Generator
 from armoire.load.order import Order
-from armoire.load.pool import Pool
-from armoire.load.route import Route
+from armoire.load.plan import Target
 
 STOP = "stop"
-CHUNK = 1 << 16
-
-
-class Orders:
-    """Lines from a file descriptor, of which nothing may be read ahead unseen."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._buffer = b""
-
-    def fileno(self) -> int:
-        """Give the file descriptor."""
-        return self._descriptor
-
-    def next(self) -> str | None:
-        """Wait for a line; None at the end."""
-        while b"\n" not in self._buffer:
-            came = os.read(self._descriptor, CHUNK)
-            if not came:
-                return None
-            self._buffer += came
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line.decode()
-
-    def stop_asked(self) -> bool:
-        """Read the line that is there: the only one in the middle of a stage is to stop, as is the end."""
-        return self.next() in (STOP, None)
+# No line is longer than an order, whose message is as large as the server lets it be.
+MOST_LINE_BYTES = 1 << 40
 
 
 def say(**values: Any) -> None:
@@ -50,23 +25,60 @@ def say(**values: Any) -> None:
     print(json.dumps(values), flush=True)
 
 
-def main() -> None:
+def tell_progress(done: int, failed: int) -> None:
+    """Tell the parent how far the stage is."""
+    say(done=done, failed=failed)
+
+
+async def work() -> None:
     """Connect, then carry out one order after the other."""
-    orders = Orders(sys.stdin.fileno())
-    first = json.loads(orders.next() or "{}")
+    orders = asyncio.StreamReader(MOST_LINE_BYTES)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(orders), sys.stdin
+    )
+    first = json.loads(await orders.readline())
+    target = Target.from_json(first["target"])
+    channels = Channels(target, first["method"], first["connections"])
     try:
-        pool = Pool(Route(**first["route"]), first["connections"])
-    except (OSError, ValueError) as error:
-        say(unavailable=str(error))
-        return
-    say(most_calls=pool.most_calls)
-    while (line := orders.next()) not in (None, STOP):
-        assert line is not None
-        generator = Generator(
-            pool, Order.from_line(line), orders, lambda done, failed: say(done=done, failed=failed)
-        )
-        say(tally=generator.run().to_json())
-    pool.close()
+        await channels.connect()
+        say(ready=True)
+    except TimeoutError:
+        say(unavailable=f"no connection to {target.address} within {target.timeout:g} s")
+    line = await orders.readline()
+    while line:
+        following = asyncio.create_task(orders.readline())
+        if line.decode().strip() != STOP:
+            await carry_out(Generator(channels, Order.from_line(line.decode()), tell_progress), following)
+        line = await following
+    await channels.close()
+
+
+async def carry_out(generator: Generator, following: asyncio.Task[bytes]) -> None:
+    """Run a stage; the only line in the middle of it is to stop, as is the end."""
+
+    def interrupt(_: asyncio.Task[bytes]) -> None:
+        generator.interrupt()
+
+    following.add_done_callback(interrupt)
+    tally = await generator.run()
+    following.remove_done_callback(interrupt)
+    say(tally=tally.to_json())
+
+
+def event_loop() -> asyncio.AbstractEventLoop:
+    """Make one, uvloop's where that is installed."""
+    try:
+        from uvloop import new_event_loop
+    except ModuleNotFoundError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = new_event_loop()
+    return loop
+
+
+def main() -> None:
+    """Work until the input ends."""
+    with asyncio.Runner(loop_factory=event_loop) as runner:
+        runner.run(work())
 
 
 if __name__ == "__main__":
