@@ -1,4 +1,4 @@
-"""The folder that the service loads: written whole or not at all, whatever the model was trained on."""
+"""The folder that the service loads, whatever the model was trained on."""
 
 import hashlib
 import json
@@ -9,11 +9,26 @@ import numpy as np
 from torch import Tensor
 
 from training import graphs, parity
+from training.errors import TrainingError
 from training.model import Autoencoder
 
 FORMAT = 1
 MANIFEST, CARD, GOLDEN, LATENT_SPACE = "manifest.json", "README.md", "golden.npz", "latent_space.npz"
 GOLDEN_ROWS = 8
+
+
+def require_replaceable(folder: Path, *, force: bool) -> None:
+    """Refuse what would delete a bundle unasked, or anything that is no bundle.
+
+    Raises:
+        TrainingError: ``folder`` is there and is no bundle, or is one and ``force`` is not given.
+    """
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if not (folder / MANIFEST).is_file():
+        raise TrainingError(f"{folder} is there and is no bundle (it holds no {MANIFEST}): it is left alone")
+    if not force:
+        raise TrainingError(f"{folder} holds a bundle: give another --version, or --force to replace it")
 
 
 def write_graphs(model: Autoencoder, images: Tensor, folder: Path) -> dict[str, float]:

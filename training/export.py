@@ -24,25 +24,13 @@ def main(arguments: argparse.Namespace) -> int:
         )
     name = arguments.preset.replace("fashion", data.edition.slug)
     folder: Path = arguments.out / name / str(arguments.version)
-    _require_replaceable(folder, force=arguments.force)
+    bundle.require_replaceable(folder, force=arguments.force)
     # All of it or nothing: a bundle that fails a check never takes the place of one that passed.
     with files.replacing(folder) as unfinished:
         write(model, state, data, unfinished, name, str(arguments.version))
     batches = ", ".join(map(str, parity.BATCHES))
     print(f"{folder}: {name} version {arguments.version}, checked at batches {batches}")
     return 0
-
-
-def _require_replaceable(folder: Path, *, force: bool) -> None:
-    """Refuse what would delete a bundle unasked, or anything that is no bundle."""
-    if not folder.exists() and not folder.is_symlink():
-        return
-    if not (folder / bundle.MANIFEST).is_file():
-        raise TrainingError(
-            f"{folder} is there and is no bundle (it holds no {bundle.MANIFEST}): it is left alone"
-        )
-    if not force:
-        raise TrainingError(f"{folder} holds a bundle: give another --version, or --force to replace it")
 
 
 def write(

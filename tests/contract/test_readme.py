@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -126,6 +127,19 @@ def test_every_training_command_is_understood() -> None:
     lines = [line.partition("-m training ")[2] for line in COMMANDS if "-m training " in line]
     verbs = {_parser().parse_args(shlex.split(line.partition("#")[0])).command for line in lines}
     assert verbs == {"fit", "evaluate", "export", "report"}
+
+
+@pytest.mark.parametrize(
+    ("preset", "model"), [("fashion", "fashion-mnist"), ("fashion-2d", "fashion-mnist-2d")]
+)
+def test_the_figures_are_those_of_the_bundled_models(preset: str, model: str) -> None:
+    """A bundled model's row in the table of figures is what its manifest holds."""
+    manifest = json.loads((config.BUNDLED_MODELS / model / "1" / "manifest.json").read_text())
+    figures = manifest["metrics"]
+    digits = {"distortion": 2, "rate": 2, "sum": 2, "mse": 5, "active_units": 0}
+    digits |= {"aggregate_gaussian_kl": 3, "aggregate_mmd": 5}
+    row = " | ".join(f"{figures[name]:.{places}f}" for name, places in digits.items())
+    assert f"| `{preset}` | {row} |" in README.splitlines()
 
 
 def test_every_path_exists() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from training import aggregate, bundle, files, latent_space, randomness
 from training.config import Config
+from training.errors import TrainingError
 from training.latent_space import Attribute
 from training.model import Autoencoder
 
@@ -39,15 +40,23 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("outdir", type=Path, metavar="OUTDIR", help="folder for `armoire serve --models`")
-    folder = write(parser.parse_args().outdir)
+    try:
+        folder = write(parser.parse_args().outdir)
+    except TrainingError as error:
+        parser.error(str(error))
     counts = {name: parameters(part) for name, part in model().named_children()}
     print(f"{folder}: {', '.join(f'{count:,} parameters in the {name}' for name, count in counts.items())}")
 
 
 def write(models: Path) -> Path:
-    """Write faces/1 into ``models``; gives its folder."""
-    autoencoder, images = model(), noise_images()
+    """Write faces/1 into ``models``, in place of an older one; gives its folder.
+
+    Raises:
+        TrainingError: something else is there.
+    """
     target = models / CONFIG.preset / "1"
+    bundle.require_replaceable(target, force=True)
+    autoencoder, images = model(), noise_images()
     with files.replacing(target) as folder:
         gaps = bundle.write_graphs(autoencoder, images, folder)
         directions = randomness.noise(CONFIG.seed, "directions", 2, CONFIG.latent_size).double().numpy()

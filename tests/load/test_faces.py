@@ -47,6 +47,21 @@ def test_it_has_the_size_and_the_contrast_of_a_real_one(folder: Path) -> None:
     assert high > 192
 
 
+def test_what_is_no_bundle_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder of somebody's own in the bundle's place is named in one line and not deleted."""
+    own = tmp_path / "faces" / "1" / "holiday.jpg"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"memories")
+    monkeypatch.setattr("sys.argv", ["faces", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        faces.main()
+    assert ended.value.code == 2
+    assert f"{own.parent} is there and is no bundle" in capsys.readouterr().err
+    assert own.read_bytes() == b"memories"
+
+
 def test_everybody_gets_the_same_weights() -> None:
     """The seed is fixed, whatever was drawn before."""
     first = faces.model().state_dict()
