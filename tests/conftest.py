@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import pytest
 from armoire.client import Client
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
 from tests.serving import FASHION, Running, serving
+
+# In a background job of a shell SIGINT is ignored, and so it would be in every process that a test sends Ctrl-C to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
