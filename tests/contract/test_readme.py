@@ -88,7 +88,9 @@ def test_every_client_command_runs_in_its_order(
     for verb, *words in ours:
         words = ["0.3" if word == "5" else word for word in words]
         words += ["--warm-up", "0"] if verb == "bench" else []
-        assert main([verb, "--address", server.address, *words]) == 0, (verb, words)
+        # In stages this short a search may find no rate that holds, which is exit status 1.
+        allowed = {0, 1} if "--saturate" in words else {0}
+        assert main([verb, "--address", server.address, *words]) in allowed, (verb, words)
     for written, shown in (("wall", "samples"), ("strip", "strip"), ("edited", "edited")):
         with (
             Image.open(tmp_path / f"{written}.png") as ours,

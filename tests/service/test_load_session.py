@@ -232,7 +232,8 @@ def test_a_call_that_nobody_answers_ends_with_its_deadline() -> None:
 def test_a_server_that_goes_is_unavailable_until_it_is_back() -> None:
     """Calls fail as UNAVAILABLE while there is no server, and the test goes on when there is one again."""
     with stranger(lambda *_: images(1)) as first:
-        plan = Plan((Closed(2, rows=1, seconds=2.5),), Target(first.address), warm_up=0)
+        # It ends by its calls, most of which the second server answers, however long that one takes to come.
+        plan = Plan((Closed(2, rows=1, seconds=60),), Target(first.address), warm_up=0, most_calls=3000)
         with running_load(plan, calls=20) as reports:
             first.close()
             second = Stranger(lambda *_: images(1), first.port)
@@ -248,7 +249,7 @@ def test_a_server_that_goes_is_unavailable_until_it_is_back() -> None:
 def test_a_server_that_drains_answers_what_it_has() -> None:
     """GOAWAY in the middle of a test loses no call that the server took; those after it are refused."""
     with serving(grace=5) as running:
-        plan = Plan((Closed(4, rows=1, seconds=1.5),), Target(running.address), warm_up=0)
+        plan = Plan((Closed(4, rows=1, seconds=4),), Target(running.address), warm_up=0)
         before = answered(running, "Decode")
         with running_load(plan, calls=20) as reports:
             running.run(running.server.stop())
