@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 SHELL  := /bin/sh
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help serve install test lint test-gpu stubs clean
+.PHONY: help serve install test lint test-gpu bench stubs clean
 
 help:            ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -43,6 +43,9 @@ lint: $(VENV)/.dev  ## ruff, mypy --strict, import-linter, buf, generated stubs 
 test: lint  ## lint, then every test that fits in CI
 	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=95
 
+bench: $(VENV)/.dev  ## the service against bare ONNX Runtime and bare grpc.aio, on a core of its own (about 7 minutes)
+	$(BIN)/python -m tests.load.compare $(ARGS)
+
 # onnxruntime and onnxruntime-gpu provide the same module, so the GPU has an environment of its own.
 .venv-gpu/.test: pyproject.toml
 	$(PYTHON) -m venv .venv-gpu
@@ -57,4 +60,4 @@ stubs: $(VENV)/.dev  ## write service/armoire/v1 from proto/
 	$(BIN)/python proto/generate.py
 
 clean:           ## remove what make made
-	rm -rf $(VENV) .venv-gpu .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf build $(VENV) .venv-gpu .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
