@@ -95,4 +95,5 @@ def serving(**settings: Any) -> Iterator[Running]:
     try:
         yield running
     finally:
+        running.call(running.server.hurry)  # nobody calls any more
         running.close()

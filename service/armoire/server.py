@@ -42,6 +42,7 @@ from armoire.wire.tokens import Tokens
 logger = logging.getLogger("armoire.server")
 # Shares of latency_goal_ms: a call that arrives as a batch begins waits for that one, then for its own.
 LONGEST_BATCH, LONGEST_DELAY = 0.5, 0.1
+MAX_PENDING_CALLS = 8192
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 RPCS = frozenset(method.name for method in pb.DESCRIPTOR.services_by_name["LatentService"].methods)
@@ -135,6 +136,10 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_mib << 20),
                 ("grpc.max_send_message_length", -1),
+                # Of a burst of calls gRPC cancels what it has no room for, 1,000 by default, and nobody tries those
+                # again; ours are refused by rows instead.
+                ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
                 # A second server on the same port should fail, not share the traffic by chance.
                 ("grpc.so_reuseport", 0),
             ],

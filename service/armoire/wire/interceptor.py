@@ -27,8 +27,10 @@ from armoire.wire.tokens import Tokens
 
 logger = logging.getLogger("armoire.calls")
 SERVICE = pb.DESCRIPTOR.services_by_name["LatentService"].full_name
-# How long a drained server goes on refusing, so that balancers see it leave.
-LINGER_SECONDS = 0.2
+# A drained server goes on refusing, so that balancers see it leave: at least LINGER, and until nobody has called for
+# QUIET, since on a busy machine a caller needs its time to read the last answer and to call again; LONGEST in all,
+# for those who call on and on.
+LINGER_SECONDS, QUIET_SECONDS, LONGEST_SECONDS = 0.2, 1.0, 3.0
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for the type checker only
 
@@ -46,6 +48,8 @@ class CallInterceptor:
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._hurried = asyncio.Event()
+        self._last_call = 0.0
         self._tokens = tokens
         # Unique among replicas and restarts, and cheaper than a UUID for every call.
         self._ids = (f"{secrets.token_hex(4)}-{number:x}" for number in itertools.count(1))
@@ -64,15 +68,24 @@ class CallInterceptor:
         it should come when the callers have gone.
         """
         self._draining = True
+        began = time.monotonic()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace)
         if self._in_flight:
             logger.warning("%d calls are cut off", self._in_flight)
-        else:
-            await asyncio.sleep(min(LINGER_SECONDS, grace))
+            return
+        idle = time.monotonic()
+        latest = min(idle + LONGEST_SECONDS, began + grace)
+        while not self._hurried.is_set():
+            until = min(max(idle + LINGER_SECONDS, self._last_call + QUIET_SECONDS), latest)
+            if (left := until - time.monotonic()) <= 0:
+                break
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurried.wait(), left)
 
     def hurry(self) -> None:
-        """End the wait of ``drain``."""
+        """End the waits of ``drain``."""
+        self._hurried.set()
         self._idle.set()
 
     def _wrap(self, handler: Handler, method: str) -> Handler:
@@ -135,6 +148,7 @@ class CallInterceptor:
 
     def _leave(self, *_: object) -> None:
         self._in_flight -= 1
+        self._last_call = time.monotonic()
         if not self._in_flight:
             self._idle.set()
 
