@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from armoire import config
-from armoire.engine.batching import Cost
+from armoire.engine.tickets import Cost
 from armoire.server import Server
 
 FASHION = config.BUNDLED_MODELS / "fashion-mnist" / "1"

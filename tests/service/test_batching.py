@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from armoire.engine.batching import Batcher, Call, Cost
+from armoire.engine.batching import Batcher
 from armoire.engine.lanes import Lanes
+from armoire.engine.tickets import Call, Cost
 from armoire.errors import DeadlineExceeded, Internal, Overloaded
 from armoire.metrics import Metrics
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from armoire.arrays import Array
-from armoire.engine.batching import Cost, Outputs
+from armoire.engine.tickets import Cost, Outputs
 from armoire.errors import BadBundle, BadSettings
 from armoire.ops.bundle import Bundle
 from armoire.ops.manifest import GraphSpec

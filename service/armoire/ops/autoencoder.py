@@ -11,7 +11,8 @@ from typing import cast
 import numpy as np
 
 from armoire.arrays import Floats, Pixels
-from armoire.engine.batching import Batcher, Call
+from armoire.engine.batching import Batcher
+from armoire.engine.tickets import Call
 from armoire.errors import InvalidArgument, NotFound, quoted
 from armoire.ops import latents
 from armoire.ops.bundle import Bundle

@@ -17,7 +17,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from armoire.engine.batching import Call
+from armoire.engine.tickets import Call
 from armoire.errors import ArmoireError, Internal, InvalidArgument, LimitExceeded, Overloaded, Unavailable
 from armoire.logs import CallLog
 from armoire.metrics import Metrics

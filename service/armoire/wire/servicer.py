@@ -17,7 +17,8 @@ from typing import TypeVar
 from google.protobuf.descriptor import EnumDescriptor
 
 from armoire.arrays import Floats, Pixels
-from armoire.engine.batching import Batcher, Call
+from armoire.engine.batching import Batcher
+from armoire.engine.tickets import Call
 from armoire.errors import InvalidArgument, LimitExceeded, Overloaded, Unavailable
 from armoire.ops.autoencoder import Autoencoder, Edit, Places
 from armoire.ops.catalogue import Catalogue
