@@ -72,7 +72,7 @@ def interface(model: Autoencoder, images: Tensor) -> dict[str, Any]:
             },
             "decoder": {
                 "file": graphs.DECODER,
-                "variants": {"openvino": graphs.OPENVINO_DECODER},
+                "variants": graphs.VARIANTS,
                 "inputs": {"latents": latents},
                 "outputs": {"pixels": pixels, "means": {**pixels, "dtype": "float32"}},
             },

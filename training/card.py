@@ -55,9 +55,10 @@ two. The AUC tells how well the projection on it separates the class on test ima
 Trained at commit `{training["commit"]}`.
 `manifest.json` holds the whole configuration and the versions of the libraries.
 
-The decoder is there in two forms, for OpenVINO (`decoder.openvino.onnx`) and for every other provider. All graphs
-agree with PyTorch on real images and on latents out to +-6 in batches of 1, 2, 3, 7 and 64: means and log-variances
-to {parity:.1e}, {metrics["parity_unequal_pixels"]:.4%} of uint8 pixels unequal (by 1).
+The decoder is there in three forms: for OpenVINO (`decoder.openvino.onnx`), for GPUs in float16 (`decoder.fp16.onnx`)
+and for everybody else. All graphs agree with PyTorch on real images and on latents out to +-6 in batches of 1, 2, 3, 7
+and 64: means and log-variances to {parity:.1e}, {metrics["parity_unequal_pixels"]:.4%} of uint8 pixels unequal (by 1);
+float16 to {metrics["parity_fp16"]:.1e} in the means.
 
 ## Use and limits
 

@@ -1,5 +1,6 @@
-"""The ONNX graphs of a bundle, written from a model: the encoder, and the decoder in two forms."""
+"""The ONNX graphs of a bundle, written from a model: the encoder, and the decoder in three forms."""
 
+import copy
 import logging
 import warnings
 from pathlib import Path
@@ -17,6 +18,9 @@ OPSET = 18
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
 OPENVINO_DECODER = "decoder.openvino.onnx"
+FP16_DECODER = "decoder.fp16.onnx"
+# Who takes another form than DECODER, in the words of the manifest.
+VARIANTS = {"openvino": OPENVINO_DECODER, "cuda-fp16": FP16_DECODER}
 
 
 class EncoderGraph(nn.Module):
@@ -46,6 +50,20 @@ class DecoderGraph(nn.Module):
         return quantise(means), means
 
 
+class HalfPrecision(nn.Module):
+    """Layers that take and give float32 and compute in float16, as a GPU's tensor cores do."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        """Copy ``layers`` with their weights rounded to float16."""
+        super().__init__()
+        self.layers = copy.deepcopy(layers).half()
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """[n, d] -> logits [n, c, h, w]; the sigmoid and the grey levels are left to float32."""
+        logits: Tensor = self.layers(latents.half())
+        return logits.float()
+
+
 def write(model: Autoencoder, images: Tensor, folder: Path) -> None:
     """Write all graphs into ``folder``: a single file each, opset 18, any number of rows.
 
@@ -55,6 +73,7 @@ def write(model: Autoencoder, images: Tensor, folder: Path) -> None:
     layers, size = model.decoder.layers, model.config.latent_size
     write_decoder(layers, size, folder / DECODER)
     write_decoder(subpixel.rewrite(layers), size, folder / OPENVINO_DECODER)
+    write_decoder(HalfPrecision(layers), size, folder / FP16_DECODER)
 
 
 def write_decoder(layers: nn.Module, latent_size: int, path: Path) -> None:

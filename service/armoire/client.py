@@ -43,6 +43,7 @@ class Model(NamedTuple):
     default_prior: str
     provider: str
     precision: str
+    close_pixels: float
     limits: dict[str, int]
     metrics: dict[str, float]
     licence: str
@@ -231,6 +232,7 @@ def _model(model: pb.Model) -> Model:
         default_prior=model.default_prior,
         provider=model.provider,
         precision=model.precision,
+        close_pixels=model.deviation.close_pixels,
         limits={field.name: value for field, value in model.limits.ListFields()},
         metrics=dict(model.metrics),
         licence=model.licence,

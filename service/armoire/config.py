@@ -60,9 +60,16 @@ class Settings(BaseModel):
         "",
         description="model that an empty name stands for; none: fashion-mnist where served, else the first",
     )
-    provider: Literal["auto", "cuda", "cpu"] = Field(
+    provider: Literal["auto", "cpu", "cuda", "cuda-fp16", "openvino"] = Field(
         "auto",
-        description="ONNX Runtime provider: cuda is required where named; auto takes it where it works",
+        description="where graphs run, required where named; auto takes cuda where it works, else cpu; "
+        "cuda-fp16 and openvino (bf16) are faster and less exact",
+    )
+    close_pixels: float = Field(
+        0.99,
+        ge=0,
+        le=1,
+        description="share of pixels that such a decoder must have within 1 of 255 of its golden outputs",
     )
     threads: int = Field(
         0, ge=0, le=1024, description="CPU batches side by side, a core each; 0: the cores it may really use"

@@ -102,6 +102,12 @@ class Metrics:
             graph,
             registry=registry,
         )
+        self.close_pixels = Gauge(
+            "armoire_close_pixels_ratio",
+            "Share of the decoder's pixels within 1 of 255 of the golden ones, measured at start.",
+            ("model", "version"),
+            registry=registry,
+        )
         self.model_info = Gauge(
             "armoire_model_info",
             "1 for each model that is ready.",

@@ -22,11 +22,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from armoire.config import Settings
-from armoire.engine import cores, runtime
+from armoire.engine import calibration, cores, golden, runtime
 from armoire.engine.batching import Batcher
+from armoire.engine.graph import Graph
 from armoire.engine.lanes import Lanes
 from armoire.engine.pacing import Pacer
-from armoire.engine.runtime import Graph, Provider
+from armoire.engine.providers import CUDA, Provider
 from armoire.errors import BadSettings
 from armoire.logs import CallLog
 from armoire.metrics import Metrics
@@ -181,17 +182,27 @@ class Server:
     def _warm_up(self, bundles: list[Bundle]) -> list[Autoencoder]:
         provider = runtime.choose_provider(self._settings.provider, bundles[0], self._settings.max_batch)
         # One GPU has one stream of batches; on the CPU a batch has a core for itself.
-        lanes = self._lanes = Lanes(1 if provider.name == runtime.CUDA else self._threads)
+        lanes = self._lanes = Lanes(1 if provider.name == CUDA else self._threads)
         loaded = [self._load(each, provider, lanes) for each in bundles]
         # Only now: a start that fails says so in one line.
         if provider.why:
             logger.info(provider.why)
+        for each in loaded:
+            if each.precision != "fp32":
+                logger.info(
+                    "%s/%s in %s: %.2f%% of the decoder's pixels are within 1 of 255 of the golden ones, all within %d",
+                    each.manifest.name,
+                    each.manifest.version,
+                    each.precision,
+                    100 * each.deviation.close,
+                    each.deviation.largest,
+                )
         return loaded
 
     def _load(self, each: Bundle, provider: Provider, lanes: Lanes) -> Autoencoder:
         manifest = each.manifest
-        encoder, decoder = runtime.load(each, provider)
-        runtime.check_golden(each, encoder, decoder)
+        encoder, decoder = runtime.load(each, provider, lanes.count)
+        deviation = golden.check(each, encoder, decoder, self._settings.close_pixels)
         queues = {
             name: self._queue(graph, manifest.name, name, lanes)
             for name, graph in (("encoder", encoder), ("decoder", decoder))
@@ -199,12 +210,16 @@ class Server:
         self._metrics.model_info.labels(
             manifest.name, manifest.version, provider.name, provider.precision
         ).set(1)
-        return Autoencoder(each, queues, provider=provider.name, precision=provider.precision)
+        self._metrics.close_pixels.labels(manifest.name, manifest.version).set(deviation.close)
+        return Autoencoder(
+            each, queues, provider=provider.name, precision=provider.precision, deviation=deviation
+        )
 
     def _queue(self, graph: Graph, model: str, name: str, lanes: Lanes) -> Batcher:
         """Calibrate a graph and put a queue in front of it."""
         goal = self._settings.latency_goal_ms / 1e3
-        cost = graph.warm_up(self._settings.max_batch, longest=LONGEST_BATCH * goal if goal else math.inf)
+        longest = LONGEST_BATCH * goal if goal else math.inf
+        cost = calibration.warm_up(graph, self._settings.max_batch, longest)
         pacer = Pacer(LONGEST_DELAY * goal, cost.max_batch, cores.usable())
         self._metrics.calibrated(model, name, cost.measured, cost.max_batch, pacer.max_delay)
         return Batcher(

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from armoire.client import Client
-from armoire.engine import runtime
-from armoire.engine.runtime import CPU, CUDA, Graph, Provider
+from armoire.engine import golden, runtime
+from armoire.engine.graph import Graph
+from armoire.engine.providers import CPU, CUDA, Provider
 from armoire.ops import bundle
 from armoire.ops.bundle import Bundle
 from tests.serving import FASHION, serving
@@ -36,7 +37,7 @@ def test_auto_takes_the_gpu(fashion: Bundle) -> None:
 
 def test_the_gpu_gives_the_golden_outputs(fashion: Bundle, cuda: Provider) -> None:
     """Every node runs on the GPU, and the answers are PyTorch's up to rounding."""
-    runtime.check_golden(fashion, *graphs(fashion, cuda))
+    golden.check(fashion, *graphs(fashion, cuda), close_pixels=1.0)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 33, 64])

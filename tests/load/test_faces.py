@@ -34,8 +34,15 @@ def test_it_is_served_as_any_bundle(folder: Path) -> None:
 def test_both_forms_of_the_decoder_are_there(folder: Path) -> None:
     """OpenVINO gets another file than the other providers."""
     read = bundle.read(folder)
-    files = {provider: read.graph("decoder", provider)[1] for provider in ("cpu", "cuda", "openvino")}
-    assert files == {"cpu": "decoder.onnx", "cuda": "decoder.onnx", "openvino": "decoder.openvino.onnx"}
+    files = {
+        provider: read.graph("decoder", provider)[1] for provider in ("cpu", "cuda", "cuda-fp16", "openvino")
+    }
+    assert files == {
+        "cpu": "decoder.onnx",
+        "cuda": "decoder.onnx",
+        "cuda-fp16": "decoder.fp16.onnx",
+        "openvino": "decoder.openvino.onnx",
+    }
 
 
 def test_it_has_the_size_and_the_contrast_of_a_real_one(folder: Path) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from armoire.engine import runtime
-from armoire.engine.runtime import CPU, CUDA, Graph, Provider
+from armoire.engine import calibration, providers, runtime
+from armoire.engine.graph import Graph
+from armoire.engine.providers import CPU, CUDA, Provider
 from armoire.errors import BadBundle, BadSettings
 from armoire.ops import bundle
 from armoire.ops.bundle import Bundle
@@ -29,9 +30,10 @@ def decoder(fashion: Bundle, provider: Provider) -> Graph:
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 12])
 def test_padded_batches_give_the_same_rows(fashion: Bundle, rows: int) -> None:
     """With a closed set of batch sizes the rows are those of the unpadded graph, whatever ran before."""
+    # What a GPU runs, but for the device: its buffers, and a number for each recording.
     plain, padded = (
         decoder(fashion, Provider(CPU)),
-        decoder(fashion, Provider(CPU, batch_sizes=(1, 2, 4, 8, 12))),
+        decoder(fashion, Provider(CPU, batch_sizes=(1, 2, 4, 8, 12), cuda_graphs=True)),
     )
     z = np.random.default_rng(rows).standard_normal((rows, 16), np.float32)
     padded.prove(np.full((12, 16), 5, np.float32))
@@ -49,20 +51,20 @@ def test_padded_batches_give_the_same_rows(fashion: Bundle, rows: int) -> None:
 )
 def test_batch_sizes_end_at_the_largest(most: int, sizes: tuple[int, ...]) -> None:
     """The closed set is the powers of two below the largest batch, and the largest."""
-    assert runtime.powers_of_two(most) == sizes
+    assert providers.powers_of_two(most) == sizes
 
 
 def test_warm_up_measures_what_a_batch_costs(fashion: Bundle) -> None:
     """A batch of 64 is measured to cost more than one row and less than 64 single ones."""
-    cost = decoder(fashion, Provider(CPU)).warm_up(64)
+    cost = calibration.warm_up(decoder(fashion, Provider(CPU)), 64)
     assert 0 < cost.seconds(1) < cost.seconds(64) < 64 * cost.seconds(1)
     assert cost.seconds(128) == pytest.approx(2 * cost.seconds(64))
-    assert decoder(fashion, Provider(CPU)).warm_up(1).seconds(3) > 0
+    assert calibration.warm_up(decoder(fashion, Provider(CPU)), 1).seconds(3) > 0
 
 
 def test_cuda_is_never_replaced_in_silence(fashion: Bundle) -> None:
     """Without a GPU, cuda is refused with the reason, and auto takes the CPU and knows why."""
-    if CUDA in runtime.ort.get_available_providers():
+    if CUDA in providers.ort.get_available_providers():
         pytest.skip("this machine's ONNX Runtime has CUDA: tests/gpu looks at that")
     with pytest.raises(BadSettings, match=r"does not work here: .*armoire\[cuda\]"):
         runtime.choose_provider("cuda", fashion, 64)
@@ -74,7 +76,7 @@ def test_cuda_is_never_replaced_in_silence(fashion: Bundle) -> None:
 
 def test_a_session_on_another_provider_is_refused(fashion: Bundle) -> None:
     """A provider that ONNX Runtime would quietly replace by the CPU is an error."""
-    if CUDA in runtime.ort.get_available_providers():
+    if CUDA in providers.ort.get_available_providers():
         pytest.skip("this machine's ONNX Runtime has CUDA: tests/gpu looks at that")
     with (
         pytest.raises((BadSettings, BadBundle), match=CUDA),

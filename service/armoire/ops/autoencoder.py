@@ -12,6 +12,7 @@ import numpy as np
 
 from armoire.arrays import Floats, Pixels
 from armoire.engine.batching import Batcher
+from armoire.engine.golden import Deviation
 from armoire.engine.tickets import Call
 from armoire.errors import InvalidArgument, NotFound, quoted
 from armoire.ops import latents
@@ -35,13 +36,20 @@ class Autoencoder:
     """One served model."""
 
     def __init__(
-        self, bundle: Bundle, queues: Mapping[str, Batcher], *, provider: str, precision: str
+        self,
+        bundle: Bundle,
+        queues: Mapping[str, Batcher],
+        *,
+        provider: str,
+        precision: str,
+        deviation: Deviation,
     ) -> None:
         """Put a bundle together with ``queues``: "encoder" and "decoder"."""
         self.bundle = bundle
         self.queues = queues
         self.provider = provider
         self.precision = precision
+        self.deviation = deviation
         self._encoder, self._decoder = queues["encoder"], queues["decoder"]
         # Draws that take milliseconds stay off the event loop.
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="draw")

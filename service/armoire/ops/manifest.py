@@ -18,7 +18,7 @@ Version = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,17}$")]
 Size = Annotated[int, Field(ge=1, le=65536)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 # The providers that a graph may have a form of its own for.
-ProviderName = Literal["cuda", "openvino", "cpu"]
+ProviderName = Literal["cuda", "cuda-fp16", "openvino", "cpu"]
 
 
 class _Part(BaseModel):

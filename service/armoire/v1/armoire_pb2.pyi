@@ -126,7 +126,7 @@ class Limits(_message.Message):
     def __init__(self, max_rows: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_queue_rows: _Optional[int] = ..., max_message_mib: _Optional[int] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "image_height", "image_width", "image_channels", "latent_size", "attributes", "priors", "default_prior", "provider", "precision", "limits", "metrics", "licence", "graphs")
+    __slots__ = ("name", "version", "image_height", "image_width", "image_channels", "latent_size", "attributes", "priors", "default_prior", "provider", "precision", "limits", "metrics", "licence", "graphs", "deviation")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +149,7 @@ class Model(_message.Message):
     METRICS_FIELD_NUMBER: _ClassVar[int]
     LICENCE_FIELD_NUMBER: _ClassVar[int]
     GRAPHS_FIELD_NUMBER: _ClassVar[int]
+    DEVIATION_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     image_height: int
@@ -164,7 +165,18 @@ class Model(_message.Message):
     metrics: _containers.ScalarMap[str, float]
     licence: str
     graphs: _containers.RepeatedCompositeFieldContainer[GraphStatistics]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., image_height: _Optional[int] = ..., image_width: _Optional[int] = ..., image_channels: _Optional[int] = ..., latent_size: _Optional[int] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., priors: _Optional[_Iterable[str]] = ..., default_prior: _Optional[str] = ..., provider: _Optional[str] = ..., precision: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., licence: _Optional[str] = ..., graphs: _Optional[_Iterable[_Union[GraphStatistics, _Mapping]]] = ...) -> None: ...
+    deviation: Deviation
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., image_height: _Optional[int] = ..., image_width: _Optional[int] = ..., image_channels: _Optional[int] = ..., latent_size: _Optional[int] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., priors: _Optional[_Iterable[str]] = ..., default_prior: _Optional[str] = ..., provider: _Optional[str] = ..., precision: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., licence: _Optional[str] = ..., graphs: _Optional[_Iterable[_Union[GraphStatistics, _Mapping]]] = ..., deviation: _Optional[_Union[Deviation, _Mapping]] = ...) -> None: ...
+
+class Deviation(_message.Message):
+    __slots__ = ("equal_pixels", "close_pixels", "largest")
+    EQUAL_PIXELS_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_PIXELS_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_FIELD_NUMBER: _ClassVar[int]
+    equal_pixels: float
+    close_pixels: float
+    largest: int
+    def __init__(self, equal_pixels: _Optional[float] = ..., close_pixels: _Optional[float] = ..., largest: _Optional[int] = ...) -> None: ...
 
 class GraphStatistics(_message.Message):
     __slots__ = ("graph", "largest_batch", "longest_delay_ms", "lanes", "costs")

@@ -214,6 +214,11 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
             limits=self._limits,
             metrics=manifest.metrics,
             licence=manifest.licence,
+            deviation=pb.Deviation(
+                equal_pixels=model.deviation.equal,
+                close_pixels=model.deviation.close,
+                largest=model.deviation.largest,
+            ),
             graphs=[_statistics(name, queue) for name, queue in model.queues.items()],
         )
 
