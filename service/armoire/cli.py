@@ -6,16 +6,15 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from armoire import verbs
 from armoire.errors import ArmoireError, StartError
 from armoire.load import flags
 
-EXIT_FAILED, EXIT_USAGE = 1, 2
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 PAIR = "armoire sample --count 2 --seed 7 --out pair.png --files pair\n  "
 
 
@@ -24,10 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments, unknown = parser.parse_known_args(argv)
     # Without the server's packages its flags are not known either, and serve says what to install.
-    if unknown and not (arguments.verb == "serve" and find_spec("pydantic") is None):
+    if unknown and not (arguments.verb == "serve" and find_spec("msgspec") is None):
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
-        status: int = arguments.run(arguments)
+        status: int = _behaviour(arguments.verb)(arguments)
     except StartError as error:
         print(f"armoire: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -39,44 +38,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"armoire {arguments.verb}: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        return verbs.EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
     return status
+
+
+def _behaviour(verb: str) -> Callable[[argparse.Namespace], int]:
+    """Find what a verb does; each is the function of its name."""
+    # NumPy's BLAS would start a thread for each core when it is loaded, and that takes as long as all else of NumPy:
+    # nothing here multiplies matrices of a size that gains from it.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    module = import_module("armoire.serve" if verb == "serve" else "armoire.verbs")
+    found: Callable[[argparse.Namespace], int] = getattr(module, verb)
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="armoire", description="Serve a variational autoencoder over gRPC, and call it."
     )
-    parser.add_argument("--version", action="version", version=f"armoire {version('armoire')}")
+    parser.add_argument("--version", action=_Version, help="show the version and exit")
     commands = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def verb(
-        name: str, run: Callable[[argparse.Namespace], int], text: str, example: str
-    ) -> argparse.ArgumentParser:
-        made = commands.add_parser(
+    def verb(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
             name,
             help=text,
             description=text[0].upper() + text[1:] + ".",
             epilog=f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        made.set_defaults(run=run)
-        return made
 
-    serve = verb("serve", verbs.serve, "serve model bundles over gRPC", "armoire serve --threads 1")
+    serve = verb("serve", "serve model bundles over gRPC", "armoire serve --threads 1")
     _add_settings(serve)
 
-    health = verb(
-        "health", verbs.health, "ask a server for its health; exit 0 if it serves", "armoire health"
-    )
+    health = verb("health", "ask a server for its health; exit 0 if it serves", "armoire health")
     _add_connection(health, token=False)  # health is told to everybody
 
-    models = verb("models", verbs.models, "list what a server serves", "armoire models")
+    models = verb("models", "list what a server serves", "armoire models")
     _add_connection(models)
 
     sample = verb(
         "sample",
-        verbs.sample,
         "draw new images from a prior",
         "armoire sample --count 64 --seed 7 --out wall.png",
     )
@@ -89,7 +91,6 @@ def _parser() -> argparse.ArgumentParser:
 
     encode = verb(
         "encode",
-        verbs.encode,
         "give the posterior of image files, as an .npz of means and log_variances",
         PAIR + "armoire encode pair/0.png pair/1.png --out posterior.npz",
     )
@@ -99,7 +100,6 @@ def _parser() -> argparse.ArgumentParser:
 
     decode = verb(
         "decode",
-        verbs.decode,
         "decode latent points from an .npy file, or the means of an .npz file",
         "armoire sample --count 16 --seed 7 --out wall.png --latents z.npy\n  "
         "armoire decode z.npy --out again.png",
@@ -110,7 +110,6 @@ def _parser() -> argparse.ArgumentParser:
 
     interpolate = verb(
         "interpolate",
-        verbs.interpolate,
         "walk from one image to another",
         PAIR + "armoire interpolate pair/0.png pair/1.png --steps 8 --out strip.png",
     )
@@ -123,7 +122,6 @@ def _parser() -> argparse.ArgumentParser:
 
     edit = verb(
         "edit",
-        verbs.edit,
         "move images along named attributes",
         PAIR + "armoire edit pair/0.png pair/1.png --add ankle_boot=1.5 --steps 6 --out edited.png",
     )
@@ -144,7 +142,6 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = verb(
         "bench",
-        verbs.bench,
         "load a server and measure what it bears",
         "armoire bench --callers 16 --rows 8 --seconds 5\n  "
         "armoire bench --callers 1,8,64 --rows 1 --seconds 5 --plot sweep.png --json sweep.json\n  "
@@ -208,6 +205,25 @@ def _name(text: str) -> str:
     except UnicodeEncodeError:
         raise argparse.ArgumentTypeError(f"{text!a} came; text in UTF-8 is wanted") from None
     return text
+
+
+class _Version(argparse.Action):
+    """Looks the version up when it is asked for: that takes longer than all of the parsing."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **options)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,  # noqa: ARG002
+        values: Any,  # noqa: ARG002
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> None:
+        from importlib.metadata import version
+
+        print(f"armoire {version('armoire')}")
+        parser.exit()
 
 
 class _Edits(argparse.Action):

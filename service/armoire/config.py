@@ -9,11 +9,12 @@ import argparse
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+import msgspec
+from msgspec import Meta
 
 from armoire.errors import BadSettings
 
@@ -34,84 +35,114 @@ HOST = re.compile(r"[^\s:/\[\]]+|\[[0-9A-Fa-f:.%]+\]")
 
 
 def _host_and_port(value: str) -> str:
+    """Say what is wrong with an address; empty: nothing."""
     host, _, port = value.rpartition(":")
-    if HOST.fullmatch(host) and re.fullmatch(r"[0-9]{1,5}", port) and int(port) < 65536:
-        return value
-    raise ValueError("an address is HOST:PORT, as in 127.0.0.1:50051")
+    fits = HOST.fullmatch(host) and re.fullmatch(r"[0-9]{1,5}", port) and int(port) < 65536
+    return "" if fits else "an address is HOST:PORT, as in 127.0.0.1:50051"
 
 
 def _address(value: str) -> str:
-    return value if re.fullmatch(r"unix:.+", value) else _host_and_port(value)
+    return "" if re.fullmatch(r"unix:.+", value) else _host_and_port(value)
 
 
-TcpAddress = Annotated[str, AfterValidator(_host_and_port)]
-Address = Annotated[str, AfterValidator(_address)]
+CHECKS: dict[str, Callable[[str], str]] = {"listen": _address, "metrics_listen": _host_and_port}
 
 
-class Settings(BaseModel):
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one server."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    listen: Annotated[str, Meta(description="address of the gRPC port; loopback unless told")] = (
+        "127.0.0.1:50051"
+    )
+    metrics_listen: Annotated[str, Meta(description="address of the Prometheus port")] = "127.0.0.1:9464"
+    models: Annotated[Path, Meta(description="folder of bundles, NAME/VERSION/ each")] = BUNDLED_MODELS
+    default_model: Annotated[
+        str,
+        Meta(
+            description="model that an empty name stands for; none: fashion-mnist where served, else the first"
+        ),
+    ] = ""
+    provider: Annotated[
+        Literal["auto", "cpu", "cuda", "cuda-fp16", "openvino"],
+        Meta(
+            description="where graphs run, required where named; auto takes cuda where it works, else cpu; "
+            "cuda-fp16 and openvino (bf16) are faster and less exact"
+        ),
+    ] = "auto"
+    close_pixels: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="share of pixels that such a decoder must have within 1 of 255 of its golden outputs",
+        ),
+    ] = 0.99
+    threads: Annotated[
+        int,
+        Meta(
+            ge=0, le=1024, description="CPU batches side by side, a core each; 0: the cores it may really use"
+        ),
+    ] = 0
+    latency_goal_ms: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=60_000,
+            description="a batch takes at most half of it and waits at most a tenth for more rows; "
+            "0: no bound, no wait",
+        ),
+    ] = 25.0
+    max_rows: Annotated[
+        int, Meta(ge=1, le=65536, description="most rows of one call (n x steps for Interpolate)")
+    ] = 1024
+    max_batch: Annotated[int, Meta(ge=1, le=4096, description="most rows that run as one batch")] = 64
+    max_queue_rows: Annotated[
+        int, Meta(ge=1, le=1 << 20, description="most unanswered rows in front of one graph")
+    ] = 4096
+    max_message_mib: Annotated[int, Meta(ge=1, le=1024, description="largest request message in MiB")] = 16
+    grace: Annotated[
+        float, Meta(ge=0, le=3600, description="seconds that calls in flight have at shutdown")
+    ] = 30.0
+    tls_cert: Annotated[
+        Path | None, Meta(description="PEM certificate chain of the server; turns TLS on")
+    ] = None
+    tls_key: Annotated[Path | None, Meta(description="PEM private key of the server")] = None
+    tls_client_ca: Annotated[
+        Path | None, Meta(description="PEM authorities of client certificates; turns mTLS on")
+    ] = None
+    tokens_file: Annotated[
+        Path | None,
+        Meta(
+            description="bearer tokens that may call, lines of NAME SHA256-HEX [RPC,RPC...]; none: everybody"
+        ),
+    ] = None
+    log_format: Annotated[Literal["text", "json"], Meta(description="form of the log lines on stderr")] = (
+        "text"
+    )
 
-    listen: Address = Field("127.0.0.1:50051", description="address of the gRPC port; loopback unless told")
-    metrics_listen: TcpAddress = Field("127.0.0.1:9464", description="address of the Prometheus port")
-    models: Path = Field(BUNDLED_MODELS, description="folder of bundles, NAME/VERSION/ each")
-    default_model: str = Field(
-        "",
-        description="model that an empty name stands for; none: fashion-mnist where served, else the first",
-    )
-    provider: Literal["auto", "cpu", "cuda", "cuda-fp16", "openvino"] = Field(
-        "auto",
-        description="where graphs run, required where named; auto takes cuda where it works, else cpu; "
-        "cuda-fp16 and openvino (bf16) are faster and less exact",
-    )
-    close_pixels: float = Field(
-        0.99,
-        ge=0,
-        le=1,
-        description="share of pixels that such a decoder must have within 1 of 255 of its golden outputs",
-    )
-    threads: int = Field(
-        0, ge=0, le=1024, description="CPU batches side by side, a core each; 0: the cores it may really use"
-    )
-    latency_goal_ms: float = Field(
-        25.0,
-        ge=0,
-        le=60_000,
-        description="a batch takes at most half of it and waits at most a tenth for more rows; 0: no bound, no wait",
-    )
-    max_rows: int = Field(
-        1024, ge=1, le=65536, description="most rows of one call (n x steps for Interpolate)"
-    )
-    max_batch: int = Field(64, ge=1, le=4096, description="most rows that run as one batch")
-    max_queue_rows: int = Field(
-        4096, ge=1, le=1 << 20, description="most unanswered rows in front of one graph"
-    )
-    max_message_mib: int = Field(16, ge=1, le=1024, description="largest request message in MiB")
-    grace: float = Field(30.0, ge=0, le=3600, description="seconds that calls in flight have at shutdown")
-    tls_cert: Path | None = Field(None, description="PEM certificate chain of the server; turns TLS on")
-    tls_key: Path | None = Field(None, description="PEM private key of the server")
-    tls_client_ca: Path | None = Field(
-        None, description="PEM authorities of client certificates; turns mTLS on"
-    )
-    tokens_file: Path | None = Field(
-        None,
-        description="bearer tokens that may call, lines of NAME SHA256-HEX [RPC,RPC...]; none: everybody",
-    )
-    log_format: Literal["text", "json"] = Field("text", description="form of the log lines on stderr")
 
-    @model_validator(mode="after")
-    def _agree(self) -> Settings:
-        if self.max_queue_rows < self.max_rows:
-            raise ValueError(
-                f"max_queue_rows ({self.max_queue_rows}) is below max_rows ({self.max_rows}): "
-                "a call of the full size could never be taken"
-            )
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key go together; one of them is missing")
-        if self.tls_client_ca and not self.tls_cert:
-            raise ValueError("tls_client_ca needs tls_cert and tls_key")
-        return self
+class Setting(NamedTuple):
+    """What is known of one setting: the type of its value, its default and, in ``meta``, its range and meaning."""
+
+    kind: Any
+    default: Any
+    meta: Meta
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that it takes, where there are such."""
+        return get_args(self.kind) if get_origin(self.kind) is Literal else ()
+
+    @property
+    def description(self) -> str:
+        """What it means."""
+        return self.meta.description or ""
+
+
+SETTINGS = {
+    field.name: Setting(get_args(field.type)[0], field.default, get_args(field.type)[1])
+    for field in msgspec.structs.fields(Settings)
+}
 
 
 def flag(name: str) -> str:
@@ -126,14 +157,14 @@ def variable(name: str) -> str:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Give ``parser`` one flag for each setting."""
-    for name, field in Settings.model_fields.items():
-        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
+    for name, setting in SETTINGS.items():
+        choices = setting.choices
         parser.add_argument(
             flag(name),
             # Not argparse's own choices: load() says in one line what is wrong with any value.
             metavar="{" + ",".join(choices) + "}" if choices else name.upper(),
             default=argparse.SUPPRESS,
-            help=f"{field.description} [{variable(name)}; default: {_default(field.default)}]".replace(
+            help=f"{setting.description} [{variable(name)}; default: {_default(setting.default)}]".replace(
                 "%", "%%"
             ),
         )
@@ -145,17 +176,57 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> S
     Raises:
         BadSettings: a value that cannot be, or an ARMOIRE_ variable that nobody reads.
     """
-    known = {variable(name): name for name in Settings.model_fields}
+    known = {variable(name): name for name in SETTINGS}
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in known and not _foreign(name, environ):
             near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
             raise BadSettings(f"the environment has {name}, which is no setting; the nearest is {near[0]}")
     # An empty variable is an unset one.
-    values = {name: environ[key] for key, name in known.items() if environ.get(key)}
-    try:
-        return Settings(**values | dict(flags))
-    except ValidationError as error:
-        raise BadSettings("; ".join(_explain(fault, flags) for fault in error.errors())) from None
+    given = {name: environ[key] for key, name in known.items() if environ.get(key)} | dict(flags)
+    values, faults = {}, []
+    for name, value in given.items():
+        fault = CHECKS[name](value) if name in CHECKS else ""
+        try:
+            values[name] = msgspec.convert(value, _type(name), strict=False, dec_hook=_from_text)
+        except msgspec.ValidationError:
+            fault = _wanted(SETTINGS[name])
+        if fault:
+            faults.append(f"{flag(name) if name in flags else variable(name)} is {value!r}: {fault}")
+    if not faults:
+        settings = Settings(**values)
+        faults = _disagreements(settings)
+    if faults:
+        raise BadSettings("; ".join(faults))
+    return settings
+
+
+def _type(name: str) -> Any:
+    return Annotated[SETTINGS[name].kind, SETTINGS[name].meta]
+
+
+def _from_text(kind: type, value: Any) -> Any:
+    return kind(value)  # Path is the only kind that msgspec does not know
+
+
+def _wanted(setting: Setting) -> str:
+    if setting.choices:
+        return f"one of {', '.join(setting.choices)} is wanted"
+    number = {int: "a whole number", float: "a number"}[setting.kind]
+    return f"{number} from {setting.meta.ge} to {setting.meta.le} is wanted"
+
+
+def _disagreements(settings: Settings) -> list[str]:
+    faults = []
+    if settings.max_queue_rows < settings.max_rows:
+        faults.append(
+            f"max_queue_rows ({settings.max_queue_rows}) is below max_rows ({settings.max_rows}): "
+            "a call of the full size could never be taken"
+        )
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        faults.append("tls_cert and tls_key go together; one of them is missing")
+    elif settings.tls_client_ca and not settings.tls_cert:
+        faults.append("tls_client_ca needs tls_cert and tls_key")
+    return faults
 
 
 def _foreign(name: str, environ: Mapping[str, str]) -> bool:
@@ -169,19 +240,10 @@ def _foreign(name: str, environ: Mapping[str, str]) -> bool:
     return beside_its_host and not injected["url"] and bool(HOST_OR_PORT.fullmatch(environ[name]))
 
 
-def _explain(fault: Any, flags: Mapping[str, Any]) -> str:
-    text = fault["msg"].removeprefix("Value error, ")
-    if not fault["loc"]:
-        return str(text)
-    name = str(fault["loc"][0]).lower()
-    source = flag(name) if name in flags else variable(name)
-    return f"{source} is {str(fault['input'])!r}: {text}"
-
-
 def row(name: str) -> str:
     """Give a setting's row of the README's table: flag, variable, default, meaning."""
-    field = Settings.model_fields[name]
-    return f"| `{flag(name)}` | `{variable(name)}` | {_default(field.default)} | {field.description} |"
+    setting = SETTINGS[name]
+    return f"| `{flag(name)}` | `{variable(name)}` | {_default(setting.default)} | {setting.description} |"
 
 
 def _default(value: object) -> str:

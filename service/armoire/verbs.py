@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import gc
 import json
 import re
 from collections.abc import Sequence
@@ -22,24 +20,7 @@ from armoire.load.flags import to_plan
 from armoire.wire.channel import to_error
 from armoire.wire.credentials import read_credentials
 
-EXIT_INTERRUPTED = 130
-
-
-def serve(arguments: argparse.Namespace) -> int:
-    """Serve until a signal comes."""
-    # What a start makes stays: looking for garbage in it finds none. The server turns the collector on again.
-    gc.disable()
-    try:
-        from armoire import config, logs, server
-    except ModuleNotFoundError as error:
-        raise StartError(
-            f"the server needs {error.name}; install armoire[cpu], or armoire[cuda] for a GPU"
-        ) from None
-    flags = {name: value for name, value in vars(arguments).items() if name in config.Settings.model_fields}
-    settings = config.load(flags)
-    logs.configure(settings.log_format)
-    asyncio.run(server.serve(settings))
-    return 0
+EXIT_INTERRUPTED = 130  # as a shell gives it after Ctrl-C
 
 
 def health(arguments: argparse.Namespace) -> int:

@@ -162,10 +162,10 @@ def test_tokens_say_who_may_call_what(tmp_path: Path) -> None:
 
 
 def test_a_caller_loads_no_server() -> None:
-    """Importing the client brings neither ONNX Runtime nor Prometheus nor pydantic; the server brings no torch."""
+    """Importing the client brings neither ONNX Runtime nor Prometheus nor msgspec; the server brings no torch."""
     look = "import sys, {0}; print(*sorted({1} & set(sys.modules)))"
     for module, unwanted in (
-        ("armoire.client", {"onnxruntime", "prometheus_client", "pydantic", "torch"}),
+        ("armoire.client", {"onnxruntime", "prometheus_client", "msgspec", "torch"}),
         ("armoire.server", {"torch"}),
     ):
         ran = subprocess.run(

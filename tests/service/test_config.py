@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
@@ -54,7 +54,7 @@ BAD = {
     "close_pixels": ["-0.1", "1.1", "nan", "99%"],
     "threads": ["-1", "two", "1025", "1.5"],
     "latency_goal_ms": ["-1", "nan", "inf", "60001", "fast"],
-    "max_rows": ["0", "-1", "65537", "many", "1e3", "nan"],
+    "max_rows": ["0", "-1", "65537", "many", "1.5", "nan"],
     "max_batch": ["0", "4097", "x"],
     "max_queue_rows": ["0", "1048577", "x"],
     "max_message_mib": ["0", "1025", "1 MiB"],
@@ -92,7 +92,7 @@ def refusal(flags: Mapping[str, Any], environ: Mapping[str, str]) -> str:
 
 def test_every_setting_has_a_row_in_these_tests() -> None:
     """A new setting comes with a value that it takes, and one that it refuses unless any text will do."""
-    assert set(GIVEN) == set(Settings.model_fields)
+    assert set(GIVEN) == set(config.SETTINGS)
     free = {"models", "default_model", "tls_cert", "tls_key", "tls_client_ca", "tokens_file"}
     assert set(BAD) == set(GIVEN) - free
 
@@ -121,7 +121,7 @@ def test_a_variable_sets_a_setting(name: str) -> None:
     environ = {config.variable(each): GIVEN[each][0] for each in (name, *WITH.get(name, []))}
     settings = config.load({}, environ)
     assert getattr(settings, name) == GIVEN[name][1]
-    untouched = set(Settings.model_fields) - {name, *WITH.get(name, [])}
+    untouched = set(config.SETTINGS) - {name, *WITH.get(name, [])}
     assert all(getattr(settings, each) == getattr(Settings(), each) for each in untouched)
 
 
@@ -140,7 +140,7 @@ def test_a_flag_wins_over_a_variable() -> None:
 
 def test_an_empty_variable_is_an_unset_one() -> None:
     """ARMOIRE_X= leaves the default, as compose files and charts write it."""
-    assert config.load({}, {config.variable(name): "" for name in Settings.model_fields}) == Settings()
+    assert config.load({}, {config.variable(name): "" for name in config.SETTINGS}) == Settings()
 
 
 def test_flags_that_are_not_given_are_not_there() -> None:
@@ -210,7 +210,7 @@ def test_an_unknown_variable_is_an_error_that_names_the_nearest(came: str, neare
     """A misspelt variable stops the start and tells the setting that was probably meant."""
     line = refusal({}, {came: "1"})
     assert line.startswith(f"the environment has {came}, which is no setting; the nearest is {nearest}")
-    assert line.rpartition(" ")[2] in {config.variable(name) for name in Settings.model_fields}
+    assert line.rpartition(" ")[2] in {config.variable(name) for name in config.SETTINGS}
 
 
 @pytest.mark.parametrize(
@@ -260,15 +260,15 @@ def test_the_help_describes_every_setting() -> None:
     parser = argparse.ArgumentParser()
     config.add_flags(parser)
     text = "".join(parser.format_help().split())  # argparse breaks lines where it likes
-    for name, field in Settings.model_fields.items():
+    for name, field in config.SETTINGS.items():
         assert config.flag(name) in text
         assert f"[{config.variable(name)};default:" in text
         assert "".join(field.description.split()) in text
     for name in ("provider", "log_format"):
-        assert "{" + ",".join(get_args(Settings.model_fields[name].annotation)) + "}" in text
+        assert "{" + ",".join(config.SETTINGS[name].choices) + "}" in text
 
 
 def test_settings_cannot_be_changed_afterwards() -> None:
     """What the server started with is what it runs with."""
-    with pytest.raises(ValueError, match="frozen"):
+    with pytest.raises(AttributeError, match="immutable"):
         config.load({}, {}).max_rows = 3

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import ValidationError
 
 from armoire.arrays import Array, Floats
 from armoire.errors import BadBundle
 from armoire.ops.latents import Mixture
-from armoire.ops.manifest import FileSpec, Manifest, ProviderName
-from armoire.wire.images import Preprocessing
+from armoire.ops.manifest import FileSpec, Manifest, ProviderName, parse
 
 ARRAYS = ("latent_space.npz", "golden.npz")
 
@@ -44,11 +42,6 @@ class Bundle:
         """(height, width, channels)."""
         image = self.manifest.image
         return image.height, image.width, image.channels
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """How pictures of another size are brought to the model's."""
-        return Preprocessing(**self.manifest.preprocessing.model_dump())
 
     def graph(self, name: Literal["encoder", "decoder"], provider: ProviderName) -> tuple[bytes, str]:
         """Read the form of a graph that ``provider`` takes: the bytes of the ONNX file, and the file's name.
@@ -85,15 +78,11 @@ def read(folder: Path) -> Bundle:
         BadBundle: a file is missing, damaged, or not what the manifest says.
     """
     try:
-        manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+        manifest = parse((folder / "manifest.json").read_bytes())
     except OSError as error:
         raise BadBundle(f"{folder}/manifest.json cannot be read: {error.strerror}") from None
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'manifest'}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors()[:3]
-        )
-        raise BadBundle(f"{folder}/manifest.json: {faults}") from None
+    except ValueError as error:
+        raise BadBundle(f"{folder}/manifest.json: {error}") from None
     if (manifest.name, manifest.version) != (folder.parent.name, folder.name):
         raise BadBundle(
             f"{folder} holds {manifest.name}/{manifest.version}; its folder should be named so, or re-exported"

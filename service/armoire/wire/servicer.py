@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import msgspec
 from google.protobuf.descriptor import EnumDescriptor
 
 from armoire.arrays import Floats, Pixels
@@ -24,7 +25,7 @@ from armoire.ops.autoencoder import Autoencoder, Edit, Places
 from armoire.ops.catalogue import Catalogue
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
-from armoire.wire import framing, images, tensors
+from armoire.wire import framing, tensors
 
 T = TypeVar("T")
 # More directions than this in one move are a mistake.
@@ -148,9 +149,17 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
                 files, name = message.encoded.images, f"{field}.encoded.images"
                 if not files:
                     raise InvalidArgument("no file came; at least one is wanted", name)
-                return await self._in_thread(
-                    len(files), lambda: images.decode(files, shape, model.bundle.preprocessing, name)
-                )
+                preprocessing = model.manifest.preprocessing
+
+                def decode() -> Pixels:
+                    from armoire.wire import (
+                        images,  # with Pillow, which a server without image files never needs
+                    )
+
+                    how = images.Preprocessing(**msgspec.structs.asdict(preprocessing))
+                    return images.decode(files, shape, how, name)
+
+                return await self._in_thread(len(files), decode)
         raise InvalidArgument("neither pixels nor encoded is set; one of them is wanted", field)
 
     async def _edit(self, edit: pb.AttributeEdit, model: Autoencoder, field: str) -> Edit:
@@ -179,7 +188,13 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
             path = (reply.IMAGES_FIELD_NUMBER, pb.Images.PIXELS_FIELD_NUMBER)
             return framing.serialize(reply, (path, pixels))
         flat = pixels.reshape(-1, *pixels.shape[-3:])
-        files = await self._in_thread(len(flat), lambda: images.encode(flat, image_format))
+
+        def encode() -> list[bytes]:
+            from armoire.wire import images
+
+            return images.encode(flat, image_format)
+
+        files = await self._in_thread(len(flat), encode)
         reply.images.encoded.images.extend(files)
         return reply.SerializeToString()
 
@@ -206,7 +221,9 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
             image_width=manifest.image.width,
             image_channels=manifest.image.channels,
             latent_size=manifest.latent_size,
-            attributes=[pb.Attribute(**attribute.model_dump()) for attribute in manifest.attributes],
+            attributes=[
+                pb.Attribute(**msgspec.structs.asdict(attribute)) for attribute in manifest.attributes
+            ],
             priors=manifest.priors,
             default_prior=manifest.default_prior,
             provider=model.provider,

@@ -1,0 +1,26 @@
+"""``armoire serve``, apart from the other verbs: a server starts without what only callers need."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+
+from armoire.errors import StartError
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Serve until a signal comes."""
+    # What a start makes stays: looking for garbage in it finds none. The server turns the collector on again.
+    gc.disable()
+    try:
+        from armoire import config, logs, server
+    except ModuleNotFoundError as error:
+        raise StartError(
+            f"the server needs {error.name}; install armoire[cpu], or armoire[cuda] for a GPU"
+        ) from None
+    flags = {name: value for name, value in vars(arguments).items() if name in config.SETTINGS}
+    settings = config.load(flags)
+    logs.configure(settings.log_format)
+    asyncio.run(server.serve(settings))
+    return 0
