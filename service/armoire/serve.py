@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
 
+from armoire import loop
 from armoire.errors import StartError
 
 
@@ -22,5 +22,5 @@ def serve(arguments: argparse.Namespace) -> int:
     flags = {name: value for name, value in vars(arguments).items() if name in config.SETTINGS}
     settings = config.load(flags)
     logs.configure(settings.log_format)
-    asyncio.run(server.serve(settings))
+    loop.run(server.serve(settings))
     return 0

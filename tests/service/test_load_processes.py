@@ -115,7 +115,7 @@ def test_a_process_that_dies_is_told(server: Running) -> None:
 
 def test_a_model_without_attributes_is_moved_along_a_vector() -> None:
     """AddAttribute of a model that names no attribute brings a direction of its own."""
-    model = Model("m", "1", (2, 2, 1), 3, {}, (), "", "", "", {}, {}, "")
+    model = Model("m", "1", (2, 2, 1), 3, {}, (), "", "", "", 1.0, {}, {}, "")
     message = pb.AddAttributeRequest.FromString(request.build("AddAttribute", model, Target(), 5))
     (edit,) = message.edits
     assert edit.vector.shape == [3]

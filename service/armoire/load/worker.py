@@ -10,6 +10,7 @@ import json
 import sys
 from typing import Any
 
+from armoire import loop
 from armoire.load.channels import Channels
 from armoire.load.generator import Generator
 from armoire.load.order import Order
@@ -65,20 +66,9 @@ async def carry_out(generator: Generator, following: asyncio.Task[bytes]) -> Non
     say(tally=tally.to_json())
 
 
-def event_loop() -> asyncio.AbstractEventLoop:
-    """Make one, uvloop's where that is installed."""
-    try:
-        from uvloop import new_event_loop
-    except ModuleNotFoundError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = new_event_loop()
-    return loop
-
-
 def main() -> None:
     """Work until the input ends."""
-    with asyncio.Runner(loop_factory=event_loop) as runner:
-        runner.run(work())
+    loop.run(work())
 
 
 if __name__ == "__main__":
