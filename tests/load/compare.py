@@ -1,8 +1,10 @@
 """``make bench``: the service as a share of bare ONNX Runtime, measured in turn on this machine.
 
-The server has one core and the client another. A round measures ONNX Runtime alone, grpc.aio alone, and then the
-service under each load; a figure is the median of the rounds' ratios, since on a shared machine only what was taken
-side by side compares. ``--record`` writes the ratios to tests/load/recorded.json; without it they are held against it.
+The server has one core and the client another. A round measures ONNX Runtime alone, and then each load on the service
+and on grpc.aio alone, which answers with as many bytes and decodes nothing; a figure is the median of the rounds'
+ratios, since on a shared machine only what was taken side by side compares. What one core would give if it had nothing
+to do but the calls and the graph follows from the two: 1 / (1 / bare + 1 / echo). ``--record`` writes the shares of
+bare ONNX Runtime to tests/load/recorded.json; without it they are held against it.
 """
 
 from __future__ import annotations
@@ -46,11 +48,11 @@ HELD = 0.95  # of the recorded ratio
 
 @dataclass
 class Round:
-    """What one round measured: images/s of the bare graphs and of the service, calls/s of the echo, times in ms."""
+    """What one round measured: images/s of the bare graphs, and shares of it: the service's, and the most possible."""
 
     bare: dict[str, dict[int, float]]
-    echo_calls: float = 0.0
     ratios: dict[str, float] = field(default_factory=dict)
+    possible: dict[str, float] = field(default_factory=dict)
     milliseconds: dict[str, float] = field(default_factory=dict)
     limited: list[str] = field(default_factory=list)
 
@@ -72,14 +74,15 @@ def main() -> int:
         faces.write(MODELS)
     shutil.copytree(BUNDLED_MODELS / "fashion-mnist", MODELS / "fashion-mnist", dirs_exist_ok=True)
     with Progress(console=Console(stderr=True)) as progress:
-        steps = progress.add_task("", total=arguments.rounds * (3 + sum(map(len, CELLS.values())) + 2))
+        steps = progress.add_task("", total=arguments.rounds * (3 + sum(map(len, CELLS.values()))))
 
         def step(text: str) -> None:
             progress.update(steps, advance=1, description=text)
 
-        with serving(MODELS, cores) as (address, rss, start_seconds):
+        with serving(MODELS, cores) as (address, rss, start_seconds), echoing(cores) as echo:
             rounds = [
-                one_round(MODELS, address, cores, arguments.seconds, step) for _ in range(arguments.rounds)
+                one_round(MODELS, address, echo, cores, arguments.seconds, step)
+                for _ in range(arguments.rounds)
             ]
             resident = rss()
     figures = {name: statistics.median(r.ratios[name] for r in rounds) for name in rounds[0].ratios}
@@ -93,7 +96,7 @@ def main() -> int:
     return compare(figures)
 
 
-def one_round(models: Path, address: str, cores: list[int], seconds: float, step: Any) -> Round:
+def one_round(models: Path, address: str, echo: str, cores: list[int], seconds: float, step: Any) -> Round:
     """Measure everything once."""
     files = {name: str(models / name / "1" / "decoder.onnx") for name in CELLS}
     step("ONNX Runtime alone")
@@ -104,24 +107,17 @@ def one_round(models: Path, address: str, cores: list[int], seconds: float, step
     measured = json.loads(run.stdout)
     bare = {name: {int(k): v for k, v in measured[file].items()} for name, file in files.items()}
     found = Round(bare)
-    step("grpc.aio alone")
-    with on(cores[0]):
-        echo = subprocess.Popen([sys.executable, "-m", "tests.load.echo"], stdout=subprocess.PIPE, text=True)
-    try:
-        assert echo.stdout
-        port = echo.stdout.readline().strip()
-        found.echo_calls = load(f"127.0.0.1:{port}", "", Closed(64, 1, seconds), cores).calls_per_second
-    finally:
-        echo.kill()
-        echo.wait()
     for name, cells in CELLS.items():
         best = max(bare[name].values())
         for callers, rows in cells:
             step(f"{name}, {callers} callers x {rows} rows")
-            result = load(address, name, Closed(callers, rows, seconds), cores)
-            found.ratios[f"{name} {rows}x{callers}"] = result.images_per_second / best
+            stage, cell = Closed(callers, rows, seconds), f"{name} {rows}x{callers}"
+            result = load(address, name, stage, cores)
+            found.ratios[cell] = result.images_per_second / best
             if result.client_is_limit:
-                found.limited.append(f"{name} {rows}x{callers}")
+                found.limited.append(cell)
+            nothing = load(echo, name, stage, cores).images_per_second
+            found.possible[cell] = 1 / (1 + best / nothing)
     step("faces, one lone caller")
     lone = load(address, "faces", Closed(1, 1, seconds), cores).latency_ms.p50
     assert lone is not None
@@ -190,14 +186,30 @@ def serving(models: Path, cores: list[int]) -> Iterator[tuple[str, Any, float]]:
             server.wait(30)
 
 
+@contextlib.contextmanager
+def echoing(cores: list[int]) -> Iterator[str]:
+    """Run grpc.aio alone on the first core; gives its address."""
+    with on(cores[0]):
+        echo = subprocess.Popen([sys.executable, "-m", "tests.load.echo"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert echo.stdout
+        yield f"127.0.0.1:{echo.stdout.readline().strip()}"
+    finally:
+        echo.kill()
+        echo.wait()
+
+
 def show(
     rounds: list[Round], figures: dict[str, float], times: dict[str, float], resident: float, start: float
 ) -> None:
     """Print the table."""
-    table = Table("load", "share of bare", title=f"medians of {len(rounds)} rounds, one core for the server")
+    title = f"medians of {len(rounds)} rounds, one core for the server"
+    table = Table("load", "share of bare", "most possible here", "share of that", title=title)
     for name, value in figures.items():
         limited = any(name in r.limited for r in rounds)
-        table.add_row(name, f"{value:.2f}" + (" (the client was the limit)" if limited else ""))
+        possible = statistics.median(r.possible[name] for r in rounds)
+        note = " (the client was the limit)" if limited else ""
+        table.add_row(name, f"{value:.2f}{note}", f"{possible:.2f}", f"{value / possible:.2f}")
     for name, value in times.items():
         table.add_row(name, f"{value:.2f} ms")
     for name in CELLS:
@@ -205,7 +217,6 @@ def show(
             f"bare ONNX Runtime, {name}",
             f"{statistics.median(max(r.bare[name].values()) for r in rounds):,.0f}/s",
         )
-    table.add_row("bare grpc.aio", f"{statistics.median(r.echo_calls for r in rounds):,.0f} calls/s")
     table.add_row("resident memory, both models", f"{resident:.0f} MB")
     table.add_row("start until ready, both models", f"{start:.2f} s")
     Console(width=100).print(table)

@@ -1,7 +1,6 @@
 """Rows in, rows out: the rows of concurrent calls meet in one queue and run as batches.
 
-While the lanes run, rows gather; what waits when one frees is the next batch. A call larger than a batch shares
-every batch fairly with the others.
+While the lanes run, rows gather; what waits when one frees is the next batch (armoire.engine.line says whose rows).
 """
 
 from __future__ import annotations
@@ -10,11 +9,11 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import deque
 from functools import partial
 
 from armoire.arrays import Array
 from armoire.engine.lanes import Lanes
+from armoire.engine.line import Line
 from armoire.engine.pacing import Pacer
 from armoire.engine.tickets import Batch, Call, Cost, Engine, Outputs, Slice, Ticket
 from armoire.errors import DeadlineExceeded, Internal, Overloaded
@@ -52,7 +51,7 @@ class Batcher:
         self._pacer = pacer or Pacer(0.0, cost.max_batch, lanes.count)
         self._max_queue_rows = max_queue_rows
         self._metrics = metrics
-        self._queue: deque[Ticket] = deque()
+        self._line = Line(self._can_run)
         self._pending_rows = 0  # not yet answered
         self._queued_rows = 0  # of these, in no batch yet
         self._pump_is_due = False
@@ -80,7 +79,7 @@ class Batcher:
         self._admit(count, call)
         loop = asyncio.get_running_loop()
         ticket = Ticket(rows, call, loop.create_future())
-        self._queue.append(ticket)
+        self._line.add(ticket)
         self._queued_rows += count
         self._count_pending(count)
         if not self._pump_is_due:
@@ -133,12 +132,12 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._queue:
+        while self._line:
             if not self._lanes.free:
                 self._lanes.when_free(self._pump)
                 return
             now = time.monotonic()
-            patience = self._pacer.patience(self._queued_rows, self._queue[0].arrived, now)
+            patience = self._pacer.patience(self._queued_rows, self._line.oldest(), now)
             if patience > 0:
                 self._timer = asyncio.get_running_loop().call_later(patience, self._pump)
                 return
@@ -151,25 +150,12 @@ class Batcher:
                 self._lanes.run(batch.run, partial(self._finish, batch))
 
     def _take(self, limit: int, now: float) -> list[Slice]:
-        """Take up to ``limit`` rows: an equal share for each waiting call, and what is left over to the first ones."""
-        tickets: list[Ticket] = []
-        while self._queue and len(tickets) < limit:
-            ticket = self._queue.popleft()
-            if self._can_run(ticket, now):
-                tickets.append(ticket)
-        share = limit // max(1, len(tickets))
-        spare = limit - sum(min(share, ticket.left) for ticket in tickets)
-        slices = []
-        for ticket in tickets:
-            if not ticket.taken:
-                ticket.call.queued(ticket.arrived, now)
-                self._metrics.queue_duration.observe(now - ticket.arrived)
-            count = min(ticket.left, share + spare)
-            spare -= max(0, count - share)
-            slices.append(Slice(ticket, ticket.taken, ticket.taken + count))
-            ticket.taken += count
-            self._queued_rows -= count
-        self._queue.extend(ticket for ticket in tickets if ticket.left)
+        slices = self._line.take(limit, now)
+        for part in slices:
+            self._queued_rows -= len(part)
+            if part.first == 0:
+                part.ticket.call.queued(part.ticket.arrived, now)
+                self._metrics.queue_duration.observe(now - part.ticket.arrived)
         return slices
 
     def _can_run(self, ticket: Ticket, now: float) -> bool:
@@ -186,7 +172,7 @@ class Batcher:
     def _drop(self, ticket: Ticket) -> None:
         """Take what no batch has taken, for nobody."""
         self._queued_rows -= ticket.left
-        ticket.taken = len(ticket.rows)
+        ticket.drop()
 
     def _finish(self, batch: Batch, error: Exception | None) -> None:
         if error is None:
@@ -203,5 +189,5 @@ class Batcher:
             batch.fail(
                 Internal(f"the graph failed; the server's log has the traceback under incident {incident}")
             )
-        if self._queue:
+        if self._line:
             self._lanes.when_free(self._pump)

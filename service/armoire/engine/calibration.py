@@ -10,7 +10,7 @@ from armoire.engine.graph import Graph
 from armoire.engine.tickets import Cost
 
 # Of the best rows per second: a batch size that reaches it is large enough.
-USEFUL = 0.97
+USEFUL = 0.98
 # What a batch costs beside its run (hand-over to a lane and back, futures, metrics): about so much.
 OVERHEAD_SECONDS = 100e-6
 # The first round warms up; the rest measure.
@@ -21,7 +21,7 @@ SECONDS = 0.03
 def warm_up(graph: Graph, max_batch: int, longest: float = math.inf) -> Cost:
     """Run every batch size that is worth it, measure what one costs, and choose the largest useful one.
 
-    The largest useful batch is the smallest that gives all but 3 % of the best rows per second: a larger one would
+    The largest useful batch is the smallest that gives all but 2 % of the best rows per second: a larger one would
     only make everybody wait. Among those it is one that takes at most ``longest`` seconds where there is one. The cost
     model is the line through the fastest runs of one row and of the largest useful batch.
 

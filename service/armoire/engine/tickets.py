@@ -95,6 +95,16 @@ class Ticket:
         """Rows that no batch has taken yet."""
         return len(self.rows) - self.taken
 
+    def take(self, rows: int) -> Slice:
+        """Give the next ``rows`` of those that are left to a batch."""
+        first = self.taken
+        self.taken += rows
+        return Slice(self, first, self.taken)
+
+    def drop(self) -> None:
+        """Take what is left for nobody."""
+        self.taken = len(self.rows)
+
     def finish(self, rows: int, outputs: Outputs | None) -> None:
         """Count rows as done; with the last of them ``outputs`` is the answer."""
         self.done += rows

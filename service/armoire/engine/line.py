@@ -1,0 +1,80 @@
+"""Who comes into the next batch."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from armoire.engine.tickets import Slice, Ticket
+
+
+class Line:
+    """Tickets that wait, and the order in which their rows are taken.
+
+    A batch first takes the calls that ask for no more than an equal share of it, whole and in their order: a call of
+    one row waits for one batch, whatever else is there. What is left goes to the large calls, half of it to the one
+    with the fewest rows to go, the rest to the oldest. So a call of 32 rows overtakes one of 1,000, which goes on all
+    the same, and calls of equal size end one after the other: were all of them kept going side by side, they would end
+    at one time, and the engine would stand idle while their answers are sent.
+    """
+
+    def __init__(self, can_run: Callable[[Ticket, float], bool]) -> None:
+        """Begin empty; ``can_run`` says whether a ticket's caller still waits at a time."""
+        self._can_run = can_run
+        self._fresh: deque[Ticket] = deque()
+        self._large: list[Ticket] = []  # oldest first
+        self._odd = False
+
+    def __bool__(self) -> bool:
+        return bool(self._fresh or self._large)
+
+    def add(self, ticket: Ticket) -> None:
+        """Let a ticket wait."""
+        self._fresh.append(ticket)
+
+    def oldest(self) -> float:
+        """Give the arrival of the ticket that waits longest."""
+        return self._large[0].arrived if self._large else self._fresh[0].arrived
+
+    def take(self, limit: int, now: float) -> list[Slice]:
+        """Take up to ``limit`` rows, none only where nobody waits."""
+        self._large = [ticket for ticket in self._large if self._can_run(ticket, now)]
+        share = max(1, limit // max(1, len(self._large) + len(self._fresh)))
+        # More small calls than a batch has rows still leave the large ones up to half of it, in turn where that is a
+        # half row.
+        self._odd = not self._odd
+        reserved = min(share * len(self._large), (limit + self._odd) // 2)
+        slices, room = self._take_small(share, limit - reserved, now)
+        return slices + self._take_large(room + reserved)
+
+    def _take_small(self, share: int, room: int, now: float) -> tuple[list[Slice], int]:
+        slices = []
+        while self._fresh and room:
+            ticket = self._fresh.popleft()
+            if not self._can_run(ticket, now):
+                continue
+            if ticket.left > share:
+                self._large.append(ticket)
+            elif ticket.left > room:
+                self._fresh.appendleft(ticket)
+                break
+            else:
+                room -= ticket.left
+                slices.append(ticket.take(ticket.left))
+        return slices, room
+
+    def _take_large(self, room: int) -> list[Slice]:
+        if not self._large or not room:
+            return []
+        shortest = min(self._large, key=lambda ticket: ticket.left)
+        counts = {shortest: min(shortest.left, -(-room // 2))}
+        room -= counts[shortest]
+        for ticket in self._large:
+            if not room:
+                break
+            more = min(room, ticket.left - counts.get(ticket, 0))
+            counts[ticket] = counts.get(ticket, 0) + more
+            room -= more
+        slices = [ticket.take(count) for ticket, count in counts.items() if count]
+        self._large = [ticket for ticket in self._large if ticket.left]
+        return slices
