@@ -1,4 +1,4 @@
-"""``python -m tests.load.echo``: grpc.aio with nothing behind it; a Decode is answered at once with as many black images.
+"""``python -m tests.load.echo``: grpc.aio with nothing behind it; a Decode is answered at once, in black.
 
 The floor that ``make bench`` shows beside the service: what calls and replies of that size cost before anybody has
 decoded anything. It stands for the same models, so that the same client can be sent to it.

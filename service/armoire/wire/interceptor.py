@@ -52,7 +52,7 @@ class CallInterceptor:
         self._last_call = 0.0
         self._tokens = tokens
         # Unique among replicas and restarts, and cheaper than a UUID for every call.
-        self._ids = (f"{secrets.token_hex(4)}-{number:x}" for number in itertools.count(1))
+        self._process, self._numbers = secrets.token_hex(4), itertools.count(1)
 
     def register(self, servicer: pb_grpc.LatentServiceServicer, server: grpc.aio.Server) -> None:
         """Add the methods of ``servicer`` to ``server``, each wrapped."""
@@ -176,7 +176,7 @@ class CallInterceptor:
 
     def _request_id(self, came: object) -> str:
         """Take the caller's id where it can be printed, else make one."""
-        return came if isinstance(came, str) and REQUEST_ID.fullmatch(came) else next(self._ids)
+        return came if isinstance(came, str) and REQUEST_ID.fullmatch(came) else f"{self._process}-{next(self._numbers):x}"
 
 
 class _Collector:
