@@ -180,7 +180,8 @@ class Batcher:
             self._metrics.inference_duration.observe(batch.ended - batch.started)
             self._metrics.batch_rows.observe(batch.rows)
             self._metrics.rows.inc(batch.rows)
-            self._metrics.padding_rows.inc(self._engine.padding(batch.rows))
+            if padding := self._engine.padding(batch.rows):
+                self._metrics.padding_rows.inc(padding)
         else:
             incident = secrets.token_hex(4)
             logger.error(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from operator import attrgetter
 
 from armoire.engine.tickets import Slice, Ticket
+
+LEFT = attrgetter("left")
 
 
 class Line:
@@ -38,14 +41,14 @@ class Line:
 
     def take(self, limit: int, now: float) -> list[Slice]:
         """Take up to ``limit`` rows, none only where nobody waits."""
-        self._large = [ticket for ticket in self._large if self._can_run(ticket, now)]
         share = max(1, limit // max(1, len(self._large) + len(self._fresh)))
         # More small calls than a batch has rows still leave the large ones up to half of it, in turn where that is a
         # half row.
         self._odd = not self._odd
         reserved = min(share * len(self._large), (limit + self._odd) // 2)
         slices, room = self._take_small(share, limit - reserved, now)
-        return slices + self._take_large(room + reserved)
+        room += reserved
+        return slices + self._take_large(room, now) if room and self._large else slices
 
     def _take_small(self, share: int, room: int, now: float) -> tuple[list[Slice], int]:
         slices = []
@@ -63,18 +66,23 @@ class Line:
                 slices.append(ticket.take(ticket.left))
         return slices, room
 
-    def _take_large(self, room: int) -> list[Slice]:
-        if not self._large or not room:
-            return []
-        shortest = min(self._large, key=lambda ticket: ticket.left)
-        counts = {shortest: min(shortest.left, -(-room // 2))}
-        room -= counts[shortest]
+    def _take_large(self, room: int, now: float) -> list[Slice]:
+        slices = []
+        shortest = min(self._large, key=LEFT)
+        if self._can_run(shortest, now):
+            slices.append(shortest.take(min(shortest.left, -(-room // 2))))
+            room -= len(slices[0])
         for ticket in self._large:
             if not room:
                 break
-            more = min(room, ticket.left - counts.get(ticket, 0))
-            counts[ticket] = counts.get(ticket, 0) + more
-            room -= more
-        slices = [ticket.take(count) for ticket, count in counts.items() if count]
+            if not ticket.left or not self._can_run(ticket, now):
+                continue
+            count = min(room, ticket.left)
+            room -= count
+            if ticket is shortest:
+                slices[0].last += count
+                ticket.left -= count
+            else:
+                slices.append(ticket.take(count))
         self._large = [ticket for ticket in self._large if ticket.left]
         return slices

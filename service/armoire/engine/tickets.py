@@ -78,32 +78,34 @@ class Cost:
         return -(-rows // self.max_batch) * self.fixed + rows * self.per_row
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Ticket:
-    """One call's rows on their way through the queue."""
+    """One call's rows on their way through the queue.
+
+    Attributes:
+        left: rows that no batch has taken yet.
+    """
 
     rows: Array
     call: Call
     future: asyncio.Future[Outputs]
     arrived: float = field(default_factory=time.monotonic)
-    taken: int = 0
+    left: int = field(init=False)
     done: int = 0
     outputs: Outputs | None = None
 
-    @property
-    def left(self) -> int:
-        """Rows that no batch has taken yet."""
-        return len(self.rows) - self.taken
+    def __post_init__(self) -> None:
+        self.left = len(self.rows)
 
     def take(self, rows: int) -> Slice:
         """Give the next ``rows`` of those that are left to a batch."""
-        first = self.taken
-        self.taken += rows
-        return Slice(self, first, self.taken)
+        first = len(self.rows) - self.left
+        self.left -= rows
+        return Slice(self, first, first + rows)
 
     def drop(self) -> None:
         """Take what is left for nobody."""
-        self.taken = len(self.rows)
+        self.left = 0
 
     def finish(self, rows: int, outputs: Outputs | None) -> None:
         """Count rows as done; with the last of them ``outputs`` is the answer."""
@@ -118,7 +120,7 @@ class Ticket:
             self.future.set_exception(error)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Slice:
     """Rows ``first`` to ``last`` of a ticket, as part of a batch."""
 

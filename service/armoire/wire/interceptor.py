@@ -176,7 +176,11 @@ class CallInterceptor:
 
     def _request_id(self, came: object) -> str:
         """Take the caller's id where it can be printed, else make one."""
-        return came if isinstance(came, str) and REQUEST_ID.fullmatch(came) else f"{self._process}-{next(self._numbers):x}"
+        return (
+            came
+            if isinstance(came, str) and REQUEST_ID.fullmatch(came)
+            else f"{self._process}-{next(self._numbers):x}"
+        )
 
 
 class _Collector:
