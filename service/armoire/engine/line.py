@@ -42,8 +42,8 @@ class Line:
     def take(self, limit: int, now: float) -> list[Slice]:
         """Take up to ``limit`` rows, none only where nobody waits."""
         share = max(1, limit // max(1, len(self._large) + len(self._fresh)))
-        # More small calls than a batch has rows still leave the large ones up to half of it, in turn where that is a
-        # half row.
+        # More small calls than a batch has rows still leave the large ones their shares, up to half of the batch; of a
+        # batch of one row, that is every other batch.
         self._odd = not self._odd
         reserved = min(share * len(self._large), (limit + self._odd) // 2)
         slices, room = self._take_small(share, limit - reserved, now)
