@@ -78,14 +78,13 @@ def _verify(path: Path) -> None:
             raise TrainingError(f"{path} is damaged (the checksum of {damaged} differs)")
 
 
-def load_model(folder: Path, data: Data) -> tuple[Autoencoder, dict[str, Any]]:
+def load_model(folder: Path) -> tuple[Autoencoder, dict[str, Any]]:
     """Load the trained model of a run (averaged weights, evaluation mode) and its whole checkpoint.
 
     Raises:
-        TrainingError: as ``load``, or the run was trained on other data than ``data``.
+        TrainingError: as ``load``.
     """
     state = load(folder)
-    require_data(state, data, folder)
     with reading(folder):
         model = Autoencoder(Config.from_dict(state["config"]))
         model.load_state_dict(state["average"])
@@ -94,9 +93,9 @@ def load_model(folder: Path, data: Data) -> tuple[Autoencoder, dict[str, Any]]:
 
 def require_data(state: dict[str, Any], data: Data, folder: Path) -> None:
     """Refuse data that a run was not trained on: figures of the two would not compare."""
-    if state["data"] != data.edition.name:
+    if state["data"] != data.source.name:
         raise TrainingError(
-            f"{folder} was trained on {state['data']}, and the data here is {data.edition.name}"
+            f"{folder} was trained on {state['data']}, and the data here is {data.source.name}"
         )
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 from training.errors import TrainingError
 
 Likelihood = Literal["bernoulli", "gaussian"]
+DataName = Literal["fashion-mnist"]
 LIKELIHOODS: tuple[str, ...] = get_args(Likelihood)
 
 
@@ -20,6 +21,9 @@ class Config:
 
     preset: str
     latent_size: int
+    data: DataName = "fashion-mnist"
+    image_size: int = 32  # height and width
+    image_channels: int = 1
     variational: bool = True
     likelihood: Likelihood = "bernoulli"
     beta: float = 1.0

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from training import aggregate, checkpoint, files, randomness
-from training.data import Split, as_pixels, load
+from training.data import Split, as_pixels, sources
 from training.model import Autoencoder, Posterior
 
 NAME = "metrics.json"
@@ -18,15 +18,16 @@ ACTIVE = 0.01  # a unit is active where its mean varies by more than this over t
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the command: write RUNS/PRESET/metrics.json for each preset, print one table; returns the exit code."""
-    data = load(arguments.data)
     rows = []
     for name in arguments.preset:
         folder: Path = arguments.runs / name
-        model, state = checkpoint.load_model(folder, data)
+        model, state = checkpoint.load_model(folder)
+        data = sources.load(model.config, arguments.data)
+        checkpoint.require_data(state, data, folder)
         figures = {
             "preset": name,
-            "data": data.edition.name,
-            "split": "test",
+            "data": data.source.name,
+            "split": data.source.held_out,
             "seed": model.config.seed,
             **evaluate(model, data.test),
             **training_figures(state),

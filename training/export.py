@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from training import aggregate, bundle, card, checkpoint, files, latent_space, parity, randomness
-from training.data import PADDING, Data, load
+from training.data import Data, sources
 from training.errors import TrainingError
 from training.evaluate import evaluate
 from training.model import Autoencoder
@@ -16,13 +16,15 @@ LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "scikit-learn", "nump
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    data = load(arguments.data)
-    model, state = checkpoint.load_model(arguments.runs / arguments.preset, data)
+    run: Path = arguments.runs / arguments.preset
+    model, state = checkpoint.load_model(run)
+    data = sources.load(model.config, arguments.data)
+    checkpoint.require_data(state, data, run)
     if not model.config.variational:
         raise TrainingError(
             f"{arguments.preset} is a plain autoencoder: without a prior there is nothing to serve"
         )
-    name = arguments.preset.replace("fashion", data.edition.slug)
+    name = arguments.preset.replace("fashion", data.source.slug)
     folder: Path = arguments.out / name / str(arguments.version)
     bundle.require_replaceable(folder, force=arguments.force)
     # All of it or nothing: a bundle that fails a check never takes the place of one that passed.
@@ -51,14 +53,14 @@ def write(
         "name": name,
         "version": version,
         **bundle.interface(model, data.test.images),
-        "preprocessing": {"crop": None, "resize": [28, 28], "pad": PADDING},
+        "preprocessing": data.source.preprocessing,
         "attributes": [attribute.as_dict() for attribute in attributes],
         "priors": ["normal", "fitted"],
         # The prior under which distortion + rate is lower on the test split.
         "default_prior": "fitted" if metrics["rate_fitted_prior"] < metrics["rate"] else "normal",
         "metrics": metrics,
         "training": {
-            "data": data.edition.name,
+            "data": data.source.name,
             "split": f"{len(data.train):,} training and {len(data.test):,} test images, as published",
             "preset": model.config.preset,
             "seed": model.config.seed,
@@ -69,7 +71,7 @@ def write(
             "libraries": {library: importlib.metadata.version(library) for library in LIBRARIES},
             "config": model.config.as_dict(),
         },
-        "licence": data.edition.licence,
+        "licence": data.source.licence,
     }
     bundle.finish(folder, manifest, card.text(manifest))
 
@@ -81,7 +83,7 @@ def _write_latent_space(
     train, test = (aggregate.encode(model, split.images) for split in (data.train, data.test))
     train_means, test_means = (posterior.mean.double().numpy() for posterior in (train, test))
     attributes = latent_space.attributes(
-        data.edition.classes, train_means, data.train.labels.numpy(), test_means, data.test.labels.numpy()
+        data.source.attributes, train_means, data.train.labels.numpy(), test_means, data.test.labels.numpy()
     )
     mixture = latent_space.fit_mixture(train, model.config.mixture_components, model.config.seed)
     latent_space.save(path, train_means, attributes, mixture)

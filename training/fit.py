@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from training import checkpoint, randomness
 from training.config import Config, preset
-from training.data import Data, load
+from training.data import Data, sources
 from training.errors import TrainingError
 from training.interruption import Interruption
 from training.record import Record
@@ -45,7 +45,7 @@ def main(arguments: argparse.Namespace) -> int:
             raise TrainingError(
                 f"{folder / checkpoint.NAME} exists: go on with --resume or begin anew with --restart"
             )
-    return fit(config, load(arguments.data), folder, state)
+    return fit(config, sources.load(config, arguments.data), folder, state)
 
 
 def fit(config: Config, data: Data, folder: Path, state: dict[str, Any] | None = None) -> int:

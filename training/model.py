@@ -19,15 +19,15 @@ class Posterior(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Pixels [n, c, 32, 32] to q(z|x): convolutions of stride 2 down to 4x4, then dense layers.
+    """Pixels [n, c, h, w] to q(z|x): convolutions of stride 2 down to 4x4, then dense layers.
 
     A plain autoencoder has no variance; its encoder gives zeros there, which stand for nothing and are never used.
     """
 
-    def __init__(self, config: Config, image_channels: int) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        channels = image_channels
+        channels = config.image_channels
         for width in config.encoder_channels:
             layers += [nn.Conv2d(channels, width, kernel_size=3, stride=2, padding=1), nn.ReLU()]
             channels = width
@@ -41,7 +41,7 @@ class Encoder(nn.Module):
         self.log_variance = nn.Linear(features, config.latent_size) if config.variational else None
 
     def forward(self, pixels: Tensor) -> Posterior:
-        """[n, c, 32, 32] -> mean and log-variance, each [n, d]."""
+        """[n, c, h, w] -> mean and log-variance, each [n, d]."""
         features = self.features(pixels)
         mean = self.mean(features)
         if self.log_variance is None:
@@ -50,14 +50,14 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents [n, d] to logits [n, c, 32, 32]; their sigmoid is the mean of p(x|z) under either likelihood.
+    """Latents [n, d] to logits [n, c, h, w]; their sigmoid is the mean of p(x|z) under either likelihood.
 
     Upsampling is a transposed convolution k3 s2: in ONNX Runtime it is faster than k4 s2 or a pixel shuffle of the
     same width (``python -m training.upsampling`` measures it). The layer that makes the image doubles the size where
     that is still to be done, and is a plain convolution where it is not.
     """
 
-    def __init__(self, config: Config, image_size: int, image_channels: int) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         features = config.latent_size
@@ -73,14 +73,14 @@ class Decoder(nn.Module):
         for width in widths:
             layers += [upsampling(channels, width), nn.ReLU()]
             channels = width
-        if GRID * 2 ** len(widths) < image_size:
-            layers.append(upsampling(channels, image_channels))
+        if GRID * 2 ** len(widths) < config.image_size:
+            layers.append(upsampling(channels, config.image_channels))
         else:
-            layers.append(nn.Conv2d(channels, image_channels, kernel_size=3, padding=1))
+            layers.append(nn.Conv2d(channels, config.image_channels, kernel_size=3, padding=1))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """[n, d] -> logits [n, c, 32, 32]."""
+        """[n, d] -> logits [n, c, h, w]."""
         logits: Tensor = self.layers(latents)
         return logits
 
@@ -107,11 +107,11 @@ class Autoencoder(nn.Module):
 
     sigma_log_variance: Tensor
 
-    def __init__(self, config: Config, image_size: int = 32, image_channels: int = 1) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config, image_channels)
-        self.decoder = Decoder(config, image_size, image_channels)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
         # The Gaussian likelihood's log sigma^2, a running mean over training batches: see follow_sigma.
         self.register_buffer("sigma_log_variance", torch.zeros(()))
         self.apply(initialise)

@@ -100,7 +100,7 @@ class Record:
             {
                 **self.trainer.state(),
                 **self._provenance,
-                "data": self.data.edition.name,
+                "data": self.data.source.name,
                 "history": self.history,
                 "unfinished_epoch": unfinished,
                 "seconds": self.seconds,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from training import aggregate, checkpoint, files, latent_space, pictures, plots, randomness
-from training.data import Data, load
+from training.data import Data, sources
 from training.evaluate import evaluate, table_cells, training_figures
 from training.model import Autoencoder, Posterior
 
@@ -24,15 +24,18 @@ SIDE = 24  # images along one side of the decoded wall
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    data = load(arguments.data)
     out: Path = arguments.out or arguments.runs / "report"
     out.mkdir(parents=True, exist_ok=True)
-    chapters = [chapter(arguments.runs / name, data, out) for name in arguments.preset]
+    loaded = [checkpoint.load_model(arguments.runs / name) for name in arguments.preset]
+    data = sources.load(loaded[0][0].config, arguments.data)
+    for name, (_, state) in zip(arguments.preset, loaded, strict=True):
+        checkpoint.require_data(state, data, arguments.runs / name)
+    chapters = [chapter(model, state, data, out) for model, state in loaded]
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         TEMPLATE.read_text()
     )
     page = template.render(
-        data=data.edition.name,
+        data=data.source.name,
         images=len(data.test),
         chapters=chapters,
         comparison=_comparison(chapters),
@@ -55,13 +58,8 @@ class Chapter:
     pictures: dict[str, str] = field(default_factory=dict)
 
 
-def chapter(folder: Path, data: Data, out: Path) -> Chapter:
-    """Measure and draw one trained model; its PNGs go into ``out``.
-
-    Raises:
-        TrainingError: there is no checkpoint, or it was trained on other data.
-    """
-    model, state = checkpoint.load_model(folder, data)
+def chapter(model: Autoencoder, state: dict[str, Any], data: Data, out: Path) -> Chapter:
+    """Measure and draw one trained model; its PNGs go into ``out``."""
     config = model.config
     figures = {**evaluate(model, data.test), **training_figures(state)}
     entry = Chapter(config.preset, state, figures, config.variational, config.latent_size)
@@ -73,7 +71,7 @@ def chapter(folder: Path, data: Data, out: Path) -> Chapter:
 
 
 def _draw(model: Autoencoder, state: dict[str, Any], data: Data) -> dict[str, Image.Image | Figure]:
-    config, classes = model.config, data.edition.classes
+    config, classes = model.config, data.source.attributes
     posterior = aggregate.encode(model, data.test.images)
     normal = randomness.noise(config.seed, "report", 96, config.latent_size)
     drawn: dict[str, Image.Image | Figure] = {
@@ -94,7 +92,7 @@ def _draw(model: Autoencoder, state: dict[str, Any], data: Data) -> dict[str, Im
 
 
 def _reconstructions(model: Autoencoder, posterior: Posterior, data: Data) -> Image.Image:
-    rows = pictures.one_of_each(data.test.labels, len(data.edition.classes), 2)
+    rows = pictures.one_of_each(data.test.labels, len(data.source.attributes), 2)
     originals = data.test.images[rows].numpy()
     decoded = pictures.decode(model, posterior.mean[rows])
     return pictures.grid(pictures.interleave(originals, decoded, len(rows)), len(rows))
@@ -102,7 +100,7 @@ def _reconstructions(model: Autoencoder, posterior: Posterior, data: Data) -> Im
 
 def _interpolation(model: Autoencoder, posterior: Posterior, data: Data) -> Image.Image:
     """From an image of each class in turn to one of the next class but four, in 16 steps."""
-    ends = posterior.mean[pictures.one_of_each(data.test.labels, len(data.edition.classes), 1)]
+    ends = posterior.mean[pictures.one_of_each(data.test.labels, len(data.source.attributes), 1)]
     latents = pictures.path_latents(ends[:5], ends[5:10], 16)
     return pictures.grid(pictures.decode(model, latents), 16)
 

@@ -58,7 +58,7 @@ def main() -> None:
 
 def _session(config: Config, layer: Callable[[int, int], nn.Module]) -> onnxruntime.InferenceSession:
     torch.manual_seed(config.seed)
-    layers = model.Decoder(config, image_size=32, image_channels=1).layers
+    layers = model.Decoder(config).layers
     for index, old in enumerate(layers):
         if isinstance(old, nn.ConvTranspose2d):
             layers[index] = layer(old.in_channels, old.out_channels)

@@ -1,7 +1,7 @@
 """Cut the slice of Fashion-MNIST that lies in this folder: `python -m tests.data.make_slice` from the repository root.
 
 The first 150 training and the first 50 test images of each class, in their published order, in the four standard IDX
-files: 2,000 images. Prints the SHA-256 of each file's unpacked content, as `training/data.py` lists it.
+files: 2,000 images. Prints the SHA-256 of each file's unpacked content, as `training/data/idx.py` lists it.
 """
 
 import gzip
@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data import (
+from training.data import Split
+from training.data.idx import (
     DEBIAN_FOLDER,
     PADDING,
     TEST_IMAGES,
     TEST_LABELS,
     TRAIN_IMAGES,
     TRAIN_LABELS,
-    Split,
     load,
 )
 

@@ -21,11 +21,12 @@ from training.model import Autoencoder
 CONFIG = Config(
     preset="faces",
     latent_size=200,
+    image_size=64,
+    image_channels=3,
     encoder_channels=(32, 64, 128, 256),
     decoder_hidden=(256,),
     decoder_channels=(256, 128, 64, 32),
 )
-SIZE, CHANNELS = 64, 3
 CARD = """\
 # faces, version 1
 
@@ -71,7 +72,7 @@ def write(models: Path) -> Path:
             "name": CONFIG.preset,
             "version": "1",
             **bundle.interface(autoencoder, images),
-            "preprocessing": {"crop": None, "resize": [SIZE, SIZE], "pad": 0},
+            "preprocessing": {"crop": None, "resize": [CONFIG.image_size] * 2, "pad": 0},
             "attributes": [attribute.as_dict() for attribute in attributes],
             "priors": ["normal"],
             "default_prior": "normal",
@@ -86,7 +87,7 @@ def write(models: Path) -> Path:
 def model() -> Autoencoder:
     """The model with its random weights, in evaluation mode."""
     torch.manual_seed(CONFIG.seed)
-    autoencoder = Autoencoder(CONFIG, SIZE, CHANNELS).eval()
+    autoencoder = Autoencoder(CONFIG).eval()
     # Untrained logits hardly leave 0, and all pixels would be grey 128: give them the spread of trained ones.
     latents = randomness.noise(CONFIG.seed, "spread", 64, CONFIG.latent_size)
     with torch.no_grad():
@@ -99,7 +100,12 @@ def model() -> Autoencoder:
 def noise_images() -> Tensor:
     """uint8 [64, 64, 64, 3], uniform."""
     generator = randomness.generator(CONFIG.seed, "images")
-    return torch.randint(256, (64, SIZE, SIZE, CHANNELS), generator=generator, dtype=torch.uint8)
+    return torch.randint(
+        256,
+        (64, CONFIG.image_size, CONFIG.image_size, CONFIG.image_channels),
+        generator=generator,
+        dtype=torch.uint8,
+    )
 
 
 def parameters(part: nn.Module) -> int:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from training import data as datasets
 from training.__main__ import main
 from training.data import Data
+from training.data import idx as datasets
 
 SLICE = Path(__file__).parent.parent / "data"
 

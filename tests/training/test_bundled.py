@@ -8,8 +8,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from training import data as datasets
 from training import randomness
+from training.data import idx as datasets
 
 MODELS = Path(__file__).parent.parent.parent / "service" / "armoire" / "models"
 PROMISES = {"fashion-mnist": 238.5, "fashion-mnist-2d": 261.0}

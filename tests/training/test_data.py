@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.training.conftest import SLICE, fit
-from training import data as datasets
-from training.data import Data
+from training.data import Data, as_pixels
+from training.data import idx as datasets
 from training.errors import TrainingError
 
 
@@ -46,7 +46,7 @@ def test_images_are_padded_with_two_black_pixels(data: Data) -> None:
 
 def test_images_are_scaled_to_the_unit_interval(data: Data) -> None:
     """As pixels, 0 is 0 and 255 is 1, channels first."""
-    pixels = datasets.as_pixels(data.test.images)
+    pixels = as_pixels(data.test.images)
     assert pixels.shape == (500, 1, 32, 32)
     assert (pixels.min(), pixels.max()) == (0, 1)
 

@@ -20,7 +20,7 @@ from training.model import Autoencoder, Posterior
 
 @pytest.fixture(scope="module")
 def model(runs: Path, data: Data) -> Autoencoder:
-    return checkpoint.load_model(runs / "fashion", data)[0]
+    return checkpoint.load_model(runs / "fashion")[0]
 
 
 @torch.no_grad()

@@ -144,7 +144,7 @@ def test_golden_outputs_are_what_the_graphs_answer(bundle: Path, data: Data) -> 
     np.testing.assert_allclose(log_variance, golden["log_variance"], atol=1e-4)
     for file in DECODERS:
         pixels, means = session(bundle / file).run(None, {"latents": golden["latents"]})
-        np.testing.assert_allclose(means, golden["decoded_means"], atol=1e-4)
+        np.testing.assert_allclose(means, golden["decoded_means"], atol=5e-3 if "fp16" in file else 1e-4)
         assert np.abs(pixels.astype(int) - golden["decoded_pixels"]).max() <= 1
 
 
@@ -204,7 +204,7 @@ def disturb(path: Path, amount: float) -> None:
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_a_graph_that_is_slightly_wrong_is_refused(graph: str, copy: Path, runs: Path, data: Data) -> None:
     """The check passes the graphs as written and fails one whose last bias is off by a little, in its precision."""
-    model, _ = checkpoint.load_model(runs / "fashion", data)
+    model, _ = checkpoint.load_model(runs / "fashion")
     parity.check(model, data.test.images, copy)
     disturb(copy / graph, 3e-2 if "fp16" in graph else 1e-3)
     with pytest.raises(TrainingError, match=graph):
@@ -220,14 +220,14 @@ def test_pixels_that_are_laid_out_otherwise_are_refused(
     (transpose,) = [node for node in proto.graph.node if node.op_type == "Transpose"]
     transpose.attribute[0].ints[:] = [0, 3, 2, 1]
     onnx.save(proto, copy / file)
-    model, _ = checkpoint.load_model(runs / "fashion", data)
+    model, _ = checkpoint.load_model(runs / "fashion")
     with pytest.raises(TrainingError, match=file):
         parity.check(model, data.test.images, copy)
 
 
 def test_a_graph_of_other_weights_is_refused(copy: Path, data: Data, runs: Path) -> None:
     """A bundle is checked against its own model: another one's graphs fail."""
-    model, _ = checkpoint.load_model(runs / "fashion", data)
+    model, _ = checkpoint.load_model(runs / "fashion")
     torch.manual_seed(9)
     other = type(model)(model.config).eval()
     with pytest.raises(TrainingError):

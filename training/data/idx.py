@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.data import Data, Source, Split, named_folder
 from training.errors import TrainingError
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -54,6 +54,19 @@ class Edition:
     classes: tuple[str, ...]
     sha256: dict[str, str]
 
+    def source(self) -> Source:
+        """What the rest of the package knows of it."""
+        preprocessing = {"crop": None, "resize": [SIZE - 2 * PADDING] * 2, "pad": PADDING}
+        return Source(
+            self.name,
+            self.slug,
+            self.licence,
+            self.classes,
+            exclusive=True,
+            held_out="test",
+            preprocessing=preprocessing,
+        )
+
 
 EDITIONS = (
     Edition(
@@ -95,32 +108,11 @@ EDITIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Split:
-    """Images uint8 [n, 32, 32, 1] and labels int64 [n] (an index into the classes)."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class Data:
-    """A training and a test split that were made together, and what they are."""
-
-    edition: Edition
-    train: Split
-    test: Split
-
-
 def find_folder(folder: Path | None) -> Path:
     """The folder named by the caller, else by ``ARMOIRE_DATA``, else where Debian's package puts the files."""
-    if folder is not None:
-        return folder
-    named = os.environ.get("ARMOIRE_DATA")
-    return Path(named) if named else DEBIAN_FOLDER
+    found = named_folder(folder, "ARMOIRE_DATA", DEBIAN_FOLDER)
+    assert found is not None
+    return found
 
 
 def load(folder: Path | None = None) -> Data:
@@ -133,15 +125,10 @@ def load(folder: Path | None = None) -> Data:
     contents = {name: _unpack(folder / name) for name in EDITIONS[0].sha256}
     edition = _edition_of(contents, folder)
     return Data(
-        edition,
+        edition.source(),
         Split(_images(contents[TRAIN_IMAGES]), _labels(contents[TRAIN_LABELS])),
         Split(_images(contents[TEST_IMAGES]), _labels(contents[TEST_LABELS])),
     )
-
-
-def as_pixels(images: Tensor) -> Tensor:
-    """Scale uint8 [n, h, w, c] to float32 [n, c, h, w] in [0, 1], as the model takes them."""
-    return images.permute(0, 3, 1, 2).float() / 255
 
 
 def _unpack(path: Path) -> bytes:
