@@ -95,7 +95,8 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         type=Path,
-        help="folder of the IDX files (default: $ARMOIRE_DATA, then that of Debian's dataset-fashion-mnist)",
+        help="folder of the IDX files (default: $ARMOIRE_DATA, then that of Debian's dataset-fashion-mnist); for "
+        "celeba of CelebA (default: $ARMOIRE_CELEBA) or of any images",
     )
 
 

@@ -9,7 +9,7 @@ def text(manifest: dict[str, Any]) -> str:
     size = f"{image['height']}x{image['width']}x{image['channels']}"
     loss = "binary cross-entropy + KL" if manifest["likelihood"] == "bernoulli" else "Gaussian negative ELBO"
     parity = max(metrics["parity_encoder"], metrics["parity_decoder"])
-    best = max(manifest["attributes"], key=lambda attribute: float(attribute["auc"]))
+    held_out = training["held_out"]
     return f"""\
 # {manifest["name"]}, version {manifest["version"]}
 
@@ -19,7 +19,7 @@ p(x|z).
 
 ## How good it is
 
-On all {metrics["images"]:,} test images, in nats per image, one z per image:
+On all {metrics["images"]:,} {held_out} images, in nats per image, one z per image:
 
 | figure | value |
 |---|---|
@@ -35,16 +35,11 @@ On all {metrics["images"]:,} test images, in nats per image, one z per image:
 {_caution(manifest["likelihood"])}
 Two priors are offered: N(0, I), and a mixture of {training["config"]["mixture_components"]} Gaussians fitted to the
 encoded training images. The default is `{manifest["default_prior"]}`: under it the rate, and so the sum, is lower
-on the test images.
+on the {held_out} images.
 
 ## Attributes
 
-A direction goes from the mean of all other classes to the mean of one class; strength 1 is the distance between the
-two. The AUC tells how well the projection on it separates the class on test images (`{best["name"]}` best).
-
-| attribute | norm | AUC |
-|---|---|---|
-{_attributes(manifest["attributes"])}
+{_attributes(manifest["attributes"], training)}
 
 ## How it was made
 
@@ -62,11 +57,10 @@ float16 to {metrics["parity_fp16"]:.1e} in the means.
 
 ## Use and limits
 
-For demonstrations, teaching and tests. It knows small grey pictures of single items, centred on black, and turns
-whatever else it is shown into one of them. Its pictures are smooth: the mean of p(x|z) averages over fine texture.
+{_limits(training["data"])} Its pictures are smooth: the mean of p(x|z) averages over fine texture.
 
-Data: {_source(training["data"])}
-This model: {manifest["licence"]} licence.
+Data: {_source(training["data"], manifest["licence"])}
+This model: {manifest["licence"]}.
 """
 
 
@@ -78,13 +72,49 @@ def _caution(likelihood: str) -> str:
     return "The Gaussian's sigma is the one that training left, the same for every pixel."
 
 
-def _attributes(attributes: list[dict[str, Any]]) -> str:
-    return "\n".join(
+def _attributes(attributes: list[dict[str, Any]], training: dict[str, Any]) -> str:
+    if not attributes:
+        return "None: the images came without labels."
+    best = max(attributes, key=lambda attribute: float(attribute["auc"]))
+    direction = (
+        "A direction goes from the mean of all other classes to the mean of one class"
+        if training["classes"]
+        else "A direction goes from the mean of the images without an attribute to the mean of those with it, averaged "
+        "over\nthe strata that the manifest names, so that one attribute does not bring another one along"
+    )
+    rows = "\n".join(
         f"| {entry['name']} | {entry['norm']:.2f} | {entry['auc']:.3f} |" for entry in attributes
     )
+    return f"""\
+{direction}; strength 1 is the distance between the
+two. The AUC tells how well the projection on it separates them on {training["held_out"]} images
+(`{best["name"]}` best).
+
+| attribute | norm | AUC |
+|---|---|---|
+{rows}"""
 
 
-def _source(data: str) -> str:
+def _limits(data: str) -> str:
+    if data.startswith("CelebA"):
+        return (
+            "For non-commercial research only, and not to be passed on: the terms of CelebA hold for what was made\n"
+            "from it. It knows aligned photographs of celebrities, and with them the make of that collection: who is\n"
+            "in it, who is not, and what its labels call attractive or young."
+        )
+    if "MNIST" in data:
+        return (
+            "For demonstrations, teaching and tests. It knows small grey pictures of single items, centred on black,\n"
+            "and turns whatever else it is shown into one of them."
+        )
+    return "It knows images like those that it was trained on, and turns whatever else it is shown into one of them."
+
+
+def _source(data: str, licence: str) -> str:
     if data.startswith("Fashion-MNIST"):
         return "Fashion-MNIST, copyright 2017 Zalando SE, MIT (github.com/zalandoresearch/fashion-mnist)."
-    return "MNIST, Yann LeCun and Corinna Cortes, CC BY-SA 3.0 (yann.lecun.com/exdb/mnist)."
+    if data.startswith("MNIST"):
+        return "MNIST, Yann LeCun and Corinna Cortes, CC BY-SA 3.0 (yann.lecun.com/exdb/mnist)."
+    if data.startswith("CelebA"):
+        return "CelebA, Liu, Luo, Wang and Tang, ICCV 2015 (mmlab.ie.cuhk.edu.hk/projects/CelebA.html)."
+    return f"{data}. Licence: {licence}."

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 from training.errors import TrainingError
 
 Likelihood = Literal["bernoulli", "gaussian"]
-DataName = Literal["fashion-mnist"]
+DataName = Literal["fashion-mnist", "images"]
 LIKELIHOODS: tuple[str, ...] = get_args(Likelihood)
 
 
@@ -24,6 +24,8 @@ class Config:
     data: DataName = "fashion-mnist"
     image_size: int = 32  # height and width
     image_channels: int = 1
+    crop: int | None = None  # side of the centred square of a photograph that becomes the image
+    flips: bool = False  # half of the images are seen mirrored, anew in each step
     variational: bool = True
     likelihood: Likelihood = "bernoulli"
     beta: float = 1.0
@@ -82,6 +84,24 @@ PRESETS: dict[str, Config] = {
             warmup_steps=0,
             gradient_clip=None,
             ema_decay=0.0,
+        ),
+        Config(
+            preset="celeba",
+            latent_size=200,
+            data="images",
+            image_size=64,
+            image_channels=3,
+            crop=148,
+            flips=True,
+            likelihood="gaussian",
+            encoder_channels=(32, 64, 128, 256),
+            decoder_hidden=(256,),
+            decoder_channels=(256, 128, 64, 32),
+            epochs=30,
+            batch_size=64,
+            learning_rate=1e-3,
+            gradient_clip=None,
+            mixture_components=10,
         ),
     )
 }

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise TrainingError(
             f"{arguments.preset} is a plain autoencoder: without a prior there is nothing to serve"
         )
-    name = arguments.preset.replace("fashion", data.source.slug)
+    name = re.sub("fashion|celeba", data.source.slug, arguments.preset)
     folder: Path = arguments.out / name / str(arguments.version)
     bundle.require_replaceable(folder, force=arguments.force)
     # All of it or nothing: a bundle that fails a check never takes the place of one that passed.
@@ -43,7 +44,9 @@ def write(
     Raises:
         TrainingError: a graph does not answer as the model does.
     """
-    gaps = bundle.write_graphs(model, data.test.images, folder)
+    # Of a small folder the held-out part may be too small to check the graphs with.
+    images = data.test.images if len(data.test) >= max(parity.BATCHES) else data.train.images
+    gaps = bundle.write_graphs(model, images, folder)
     attributes, rate = _write_latent_space(model, data, folder / bundle.LATENT_SPACE)
     figures = {
         key: value for key, value in evaluate(model, data.test).items() if isinstance(value, int | float)
@@ -61,7 +64,9 @@ def write(
         "metrics": metrics,
         "training": {
             "data": data.source.name,
-            "split": f"{len(data.train):,} training and {len(data.test):,} test images, as published",
+            "split": f"{len(data.train):,} training and {len(data.test):,} {data.source.held_out} images",
+            "held_out": data.source.held_out,
+            "classes": data.source.exclusive,
             "preset": model.config.preset,
             "seed": model.config.seed,
             "epochs": len(state["history"]),
@@ -83,7 +88,7 @@ def _write_latent_space(
     train, test = (aggregate.encode(model, split.images) for split in (data.train, data.test))
     train_means, test_means = (posterior.mean.double().numpy() for posterior in (train, test))
     attributes = latent_space.attributes(
-        data.source.attributes, train_means, data.train.labels.numpy(), test_means, data.test.labels.numpy()
+        data.source, train_means, data.train.labels.numpy(), test_means, data.test.labels.numpy()
     )
     mixture = latent_space.fit_mixture(train, model.config.mixture_components, model.config.seed)
     latent_space.save(path, train_means, attributes, mixture)

@@ -88,7 +88,11 @@ def fit(config: Config, data: Data, folder: Path, state: dict[str, Any] | None =
                 noise = randomness.noise(
                     config.seed, "latent", config.batch_size, config.latent_size, trainer.step_count
                 )
-                losses = trainer.step(images[rows[share].to(images.device)], noise[share].to(images.device))
+                batch = images[rows[share].to(images.device)]
+                if config.flips:
+                    mirrored = randomness.coins(config.seed, "flip", config.batch_size, trainer.step_count)
+                    batch = _mirror(batch, mirrored[share].to(images.device))
+                losses = trainer.step(batch, noise[share].to(images.device))
                 record.add(losses)
                 bar.update(config.batch_size)
                 if _any_process(fabric, interruption.requested):
@@ -139,6 +143,11 @@ def _batches(config: Config, step: int, steps_per_epoch: int, images: int) -> It
     order = randomness.order(config.seed, images, epoch)
     for batch in range(done, steps_per_epoch):
         yield order[batch * config.batch_size : (batch + 1) * config.batch_size]
+
+
+def _mirror(images: Tensor, chosen: Tensor) -> Tensor:
+    """Exchange left and right of the chosen [n] among images [n, h, w, c]."""
+    return torch.where(chosen[:, None, None, None], images.flip(2), images)
 
 
 def _any_process(fabric: Fabric, requested: bool) -> bool:

@@ -18,6 +18,11 @@ def noise(seed: int, purpose: str, rows: int, size: int, index: int = 0) -> Tens
     return torch.randn(rows, size, generator=generator(seed, purpose, index))
 
 
+def coins(seed: int, purpose: str, rows: int, index: int = 0) -> Tensor:
+    """Bool [rows], each true with probability 1/2."""
+    return torch.rand(rows, generator=generator(seed, purpose, index)) < 0.5
+
+
 def order(seed: int, rows: int, epoch: int) -> Tensor:
     """The order in which an epoch visits the training images: a permutation of range(rows), int64."""
     return torch.randperm(rows, generator=generator(seed, "order", epoch))

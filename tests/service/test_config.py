@@ -220,6 +220,7 @@ def test_an_unknown_variable_is_an_error_that_names_the_nearest(came: str, neare
         "ARMOIRE_SERVICE_MODELS",
         "ARMOIRE_DATA",
         "ARMOIRE_CELEBA",
+        "ARMOIRE_CACHE",
         "PATH",
         "armoire_max_rows",
         "OTHER",

@@ -1,5 +1,7 @@
 """Directions and the fitted prior, against their definitions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from torch import distributions
 
 from training import latent_space, loss
+from training.data import Source
 from training.latent_space import Mixture
 from training.model import Posterior
 
@@ -19,10 +22,14 @@ def clusters(counts: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.nda
     return centres[labels] + generator.standard_normal((len(labels), len(counts))), labels
 
 
+def classes(names: str) -> Source:
+    return Source("s", "s", "MIT", tuple(names), exclusive=True, held_out="test", preprocessing={})
+
+
 def test_strength_one_leads_from_the_rest_to_the_members() -> None:
     """The mean of the rest plus the direction is the mean of the members, and the norm is their distance."""
     means, labels = clusters((40, 40, 40))
-    for label, found in enumerate(latent_space.attributes(("a", "b", "c"), means, labels, means, labels)):
+    for label, found in enumerate(latent_space.attributes(classes("abc"), means, labels, means, labels)):
         members, rest = means[labels == label].mean(0), means[labels != label].mean(0)
         np.testing.assert_allclose(rest + found.direction, members)
         assert found.norm == pytest.approx(np.linalg.norm(members - rest))
@@ -32,7 +39,7 @@ def test_strength_one_leads_from_the_rest_to_the_members() -> None:
 def test_the_rest_is_balanced() -> None:
     """A class of many images does not pull the rest towards itself: every other class counts the same."""
     means, labels = clusters((50, 500, 20))
-    found = latent_space.attributes(("a", "b", "c"), means, labels, means, labels)[0]
+    found = latent_space.attributes(classes("abc"), means, labels, means, labels)[0]
     centres = [means[labels == label].mean(0) for label in range(3)]
     np.testing.assert_allclose(found.direction, centres[0] - (centres[1] + centres[2]) / 2)
 
@@ -41,10 +48,57 @@ def test_auc_is_one_for_what_can_be_told_apart_and_a_half_for_what_cannot() -> N
     """Far clusters give 1; a test split with labels at random gives about one half."""
     means, labels = clusters((200, 200))
     shuffled = np.random.default_rng(1).permutation(labels)
-    assert latent_space.attributes(("a", "b"), means, labels, means, labels)[0].auc > 0.999
-    assert latent_space.attributes(("a", "b"), means, labels, means, shuffled)[0].auc == pytest.approx(
+    assert latent_space.attributes(classes("ab"), means, labels, means, labels)[0].auc > 0.999
+    assert latent_space.attributes(classes("ab"), means, labels, means, shuffled)[0].auc == pytest.approx(
         0.5, abs=0.1
     )
+
+
+def faces(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means and the labels Smiling, Male, Young: an axis each, and most of those who smile are not male."""
+    generator = np.random.default_rng(0)
+    male, young = generator.random((2, rows)) < 0.5
+    smiling = generator.random(rows) < np.where(male, 0.1, 0.9)
+    labels = np.stack([smiling, male, young], axis=1)
+    return 4.0 * labels + generator.standard_normal((rows, 3)), labels
+
+
+FACES = replace(classes("abc"), attributes=("Smiling", "Male", "Young"), exclusive=False)
+
+
+def test_an_attribute_does_not_bring_another_one_along() -> None:
+    """Smiling, taken within the strata of Male and Young, is its own axis, though the plain difference is not."""
+    means, labels = faces(4000)
+    found = latent_space.attributes(FACES, means, labels, means, labels)[0]
+    np.testing.assert_allclose(found.direction, [4, 0, 0], atol=0.2)
+    plain = means[labels[:, 0]].mean(0) - means[~labels[:, 0]].mean(0)
+    assert plain[1] < -2
+    assert found.strata == ("-Male -Young", "-Male +Young", "+Male -Young", "+Male +Young")
+    assert latent_space.attributes(FACES, means, labels, means, labels)[1].strata == ("-Young", "+Young")
+
+
+def test_a_stratum_of_few_is_left_out() -> None:
+    """Fewer than 20 of one kind make no mean: where no stratum has as many, the plain difference is taken."""
+    means, labels = faces(4000)
+    labels[:, 1], labels[:, 2] = labels[:, 0], labels[:, 0]
+    found = latent_space.attributes(FACES, means, labels, means, labels)
+    assert [each.strata for each in found] == [()] * 3
+    np.testing.assert_allclose(found[0].direction, means[labels[:, 0]].mean(0) - means[~labels[:, 0]].mean(0))
+    labels[:, 1] = False
+    assert [each.name for each in latent_space.attributes(FACES, means, labels, means, labels)] == [
+        "Smiling",
+        "Young",
+    ]
+
+
+def test_the_quantiles_are_where_the_images_lie_along_a_direction() -> None:
+    """Moving from the mean by a quantile's value reaches the projection that so many percent of the images have."""
+    means, labels = faces(4000)
+    for found in latent_space.attributes(FACES, means, labels, means, labels):
+        along = (means - means.mean(0)) @ found.direction
+        for percent, value in found.quantiles.items():
+            reached = value * found.norm**2
+            assert (along <= reached).mean() == pytest.approx(float(percent) / 100, abs=0.001)
 
 
 @given(seed=st.integers(0, 10_000))

@@ -140,4 +140,10 @@ def test_sigma_is_learnt_in_training_and_frozen_in_evaluation() -> None:
 def test_every_variational_preset_but_the_books_trains_on_the_bound_itself() -> None:
     """Beta is 1 where nothing says otherwise, so that the loss is the sum that evaluate reports."""
     betas = {name: config.beta for name, config in PRESETS.items()}
-    assert betas == {"fashion": 1, "fashion-2d": 1, "fashion-autoencoder-2d": 0, "book-fashion-2d": 2.048}
+    assert betas == {
+        "fashion": 1,
+        "fashion-2d": 1,
+        "fashion-autoencoder-2d": 0,
+        "book-fashion-2d": 2.048,
+        "celeba": 1,
+    }

@@ -1,0 +1,76 @@
+"""The whole path on coloured images with attributes: a folder of pictures becomes a bundle that is served."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from armoire.client import Client
+from tests.serving import serving
+from training.__main__ import main
+
+NAMES = ("Hat", "Male", "Young")
+COUNT = 160
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Round heads of every colour, half of them under a hat."""
+    folder = tmp_path_factory.mktemp("heads")
+    generator = np.random.default_rng(0)
+    rows = []
+    for index in range(COUNT):
+        colour, labels = tuple(generator.integers(60, 255, 3)), generator.integers(0, 2, 3)
+        picture = Image.new("RGB", (150, 180), (20, 20, 40))
+        draw = ImageDraw.Draw(picture)
+        draw.ellipse((40, 50, 110, 140), fill=colour)
+        if labels[0]:
+            draw.rectangle((35, 35, 115, 70), fill=(250, 250, 250))
+        picture.save(folder / f"{index:03}.png")
+        rows.append(f"{index:03}.png," + ",".join(map(str, labels)))
+    (folder / "attributes.csv").write_text("\n".join(["file," + ",".join(NAMES), *rows]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run of a few epochs; the packed images lie beside it."""
+    runs = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARMOIRE_CACHE", str(runs / "cache"))
+        options = ["--epochs", "8", "--batch-size", "16", "--learning-rate", "0.003"]
+        assert main(["fit", "celeba", "--data", str(folder), "--runs", str(runs), *options]) == 0
+        yield runs
+
+
+def test_a_folder_of_pictures_becomes_a_bundle_that_is_served(
+    folder: Path, runs: Path, tmp_path: Path
+) -> None:
+    """Its attributes, its crop and its licence are in the manifest, and a hat can be added over the wire."""
+    places = ["--data", str(folder), "--runs", str(runs)]
+    assert main(["export", "celeba", *places, "--out", str(tmp_path)]) == 0
+    (name,) = (path.name for path in tmp_path.iterdir())
+    manifest = json.loads((tmp_path / name / "1" / "manifest.json").read_text())
+    assert manifest["preprocessing"] == {"crop": 148, "resize": [64, 64], "pad": 0}
+    assert [entry["name"] for entry in manifest["attributes"]] == list(NAMES)
+    assert manifest["attributes"][0]["projection_quantiles"].keys() >= {"1", "50", "99"}
+    assert "licence" in manifest["licence"] or folder.name in manifest["licence"]
+    cosines = np.load(tmp_path / name / "1" / "latent_space.npz")["attribute_cosines"]
+    np.testing.assert_allclose(np.diag(cosines), 1, rtol=1e-6)
+    with serving(models=str(tmp_path)) as running, Client(running.address) as client:
+        points = client.encode([(folder / "000.png").read_bytes()]).means
+        edited = client.add_attribute(points, {"Hat": 1.0}).images
+    assert edited.shape == (1, 64, 64, 3)
+
+
+def test_the_figures_name_the_part_that_was_held_out(folder: Path, runs: Path) -> None:
+    """Evaluation is on images that were not learned from, and says which those were."""
+    assert main(["evaluate", "celeba", "--data", str(folder), "--runs", str(runs)]) == 0
+    figures = json.loads((runs / "celeba" / "metrics.json").read_text())
+    assert figures["split"] == "held-out part"
+    assert 0 < figures["images"] < COUNT / 4
+    assert figures["mse"] < 0.1
+    assert len(figures["rate_per_dimension"]) == 200
