@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from training import aggregate, checkpoint, files, randomness
+from training import aggregate, checkpoint, files, randomness, references
 from training.data import Split, as_pixels, sources
 from training.model import Autoencoder, Posterior
 
@@ -31,6 +31,8 @@ def main(arguments: argparse.Namespace) -> int:
             "seed": model.config.seed,
             **evaluate(model, data.test),
             **training_figures(state),
+            "frechet": references.frechet_distances(model, data, arguments.runs),
+            "pca_mse": references.principal_components(data, model.config.latent_size, model.config.seed),
         }
         files.write(folder / NAME, (json.dumps(figures, indent=2) + "\n").encode())
         rows.append(figures)
@@ -50,13 +52,20 @@ def evaluate(model: Autoencoder, split: Split) -> dict[str, Any]:
     rate = model.rate(posterior)
     distortion = _distortion(model, split, latents)
     variance = posterior.mean.var(0, correction=0)
+    mse = _squared_error(model, split, posterior)
+    nats = distortion + float(rate.sum(1).mean())
+    pixels = split.images[0].numel()
+    # Binary cross-entropy on grey levels bounds no density.
+    bits = references.bits_per_dimension(nats, pixels) if model.config.likelihood == "gaussian" else None
     return {
         "images": len(split),
         "likelihood": model.config.likelihood,
         "distortion": distortion,
         "rate": float(rate.sum(1).mean()) if variational else None,
-        "sum": distortion + float(rate.sum(1).mean()) if variational else None,
-        "mse": _squared_error(model, split, posterior),
+        "sum": nats if variational else None,
+        "bits_per_dimension": bits if variational else None,
+        "mse": mse,
+        "psnr": references.peak_signal_to_noise(mse),
         "active_units": int((variance > ACTIVE).sum()),
         "rate_per_dimension": rate.mean(0).tolist() if variational else None,
         "variance_of_means": variance.tolist(),
@@ -123,11 +132,19 @@ COLUMNS = {
     "sum": "sum",
     "train_sum": "in training",
     "mse": "MSE",
+    "pca_mse": "PCA's",
     "active_units": "active",
     "aggregate_gaussian_kl": "KL(q(z))",
     "aggregate_mmd": "MMD²(q(z))",
+    "frechet_reconstructions": "FD rec.",
+    "frechet_normal": "FD normal",
+    "frechet_fitted": "FD fitted",
+    "frechet_floor": "FD floor",
     "training_seconds": "trained s",
 }
+
+
+DIGITS = {"mse": 5, "pca_mse": 5, "aggregate_mmd": 5, "aggregate_gaussian_kl": 3, "training_seconds": 0}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -143,8 +160,15 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def table_cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Return the header and a line per model, as text."""
-    return [list(COLUMNS.values()), *([_text(name, row.get(name)) for name in COLUMNS] for row in rows)]
+    """Return the header and a line per model, as text; a column that no model has anything for is left out."""
+    flat = [
+        row | {f"frechet_{name}": value for name, value in row.get("frechet", {}).items()} for row in rows
+    ]
+    names = [name for name in COLUMNS if any(row.get(name) is not None for row in flat)]
+    return [
+        [COLUMNS[name] for name in names],
+        *([_text(name, row.get(name)) for name in names] for row in flat),
+    ]
 
 
 def _text(name: str, value: Any) -> str:
@@ -152,5 +176,11 @@ def _text(name: str, value: Any) -> str:
         return "-"
     if not isinstance(value, float):
         return str(value)
-    digits = {"mse": 5, "aggregate_mmd": 5, "aggregate_gaussian_kl": 3, "training_seconds": 0}.get(name, 2)
+    digits = {
+        "mse": 5,
+        "pca_mse": 5,
+        "aggregate_mmd": 5,
+        "aggregate_gaussian_kl": 3,
+        "training_seconds": 0,
+    }.get(name, 2)
     return f"{value:.{digits}f}"
