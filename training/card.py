@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from training.data import celeba
+from training.data.idx import EDITIONS
+
 
 def text(manifest: dict[str, Any]) -> str:
     """Lay a manifest out for a reader, as Markdown."""
@@ -57,7 +60,7 @@ float16 to {metrics["parity_fp16"]:.1e} in the means.
 
 ## Use and limits
 
-{_limits(training["data"])} Its pictures are smooth: the mean of p(x|z) averages over fine texture.
+{_limits(training["data"], manifest["licence"])} Its pictures are smooth: the mean of p(x|z) averages over fine texture.
 
 Data: {_source(training["data"], manifest["licence"])}
 This model: {manifest["licence"]}.
@@ -79,9 +82,12 @@ def _attributes(attributes: list[dict[str, Any]], training: dict[str, Any]) -> s
     direction = (
         "A direction goes from the mean of all other classes to the mean of one class"
         if training["classes"]
-        else "A direction goes from the mean of the images without an attribute to the mean of those with it, averaged "
-        "over\nthe strata that the manifest names, so that one attribute does not bring another one along"
+        else "A direction goes from the mean of the images without an attribute to the mean of those with it"
     )
+    if any(entry["strata"] for entry in attributes):
+        direction += (
+            ", averaged\nover the strata that the manifest names, so that none brings another one along"
+        )
     rows = "\n".join(
         f"| {entry['name']} | {entry['norm']:.2f} | {entry['auc']:.3f} |" for entry in attributes
     )
@@ -95,14 +101,14 @@ two. The AUC tells how well the projection on it separates them on {training["he
 {rows}"""
 
 
-def _limits(data: str) -> str:
-    if data.startswith("CelebA"):
+def _limits(data: str, licence: str) -> str:
+    if licence == celeba.LICENCE:
         return (
             "For non-commercial research only, and not to be passed on: the terms of CelebA hold for what was made\n"
             "from it. It knows aligned photographs of celebrities, and with them the make of that collection: who is\n"
             "in it, who is not, and what its labels call attractive or young."
         )
-    if "MNIST" in data:
+    if data in {edition.name for edition in EDITIONS}:
         return (
             "For demonstrations, teaching and tests. It knows small grey pictures of single items, centred on black,\n"
             "and turns whatever else it is shown into one of them."
@@ -111,10 +117,10 @@ def _limits(data: str) -> str:
 
 
 def _source(data: str, licence: str) -> str:
+    if licence == celeba.LICENCE:
+        return "CelebA, Liu, Luo, Wang and Tang, ICCV 2015 (mmlab.ie.cuhk.edu.hk/projects/CelebA.html)."
+    if data not in {edition.name for edition in EDITIONS}:
+        return f"{data}. Licence: {licence}."
     if data.startswith("Fashion-MNIST"):
         return "Fashion-MNIST, copyright 2017 Zalando SE, MIT (github.com/zalandoresearch/fashion-mnist)."
-    if data.startswith("MNIST"):
-        return "MNIST, Yann LeCun and Corinna Cortes, CC BY-SA 3.0 (yann.lecun.com/exdb/mnist)."
-    if data.startswith("CelebA"):
-        return "CelebA, Liu, Luo, Wang and Tang, ICCV 2015 (mmlab.ie.cuhk.edu.hk/projects/CelebA.html)."
-    return f"{data}. Licence: {licence}."
+    return "MNIST, Yann LeCun and Corinna Cortes, CC BY-SA 3.0 (yann.lecun.com/exdb/mnist)."

@@ -97,6 +97,12 @@ def require_data(state: dict[str, Any], data: Data, folder: Path) -> None:
         raise TrainingError(
             f"{folder} was trained on {state['data']}, and the data here is {data.source.name}"
         )
+    # Of checkpoints from before there were fingerprints the name is all that is known.
+    if state.get("fingerprint", data.fingerprint()) != data.fingerprint():
+        raise TrainingError(
+            f"{folder} was trained on other images or labels of {data.source.name} than those that are here: "
+            "begin anew with fit --restart"
+        )
 
 
 def provenance() -> dict[str, Any]:

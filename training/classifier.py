@@ -68,7 +68,7 @@ def of(data: Data, runs: Path, seed: int = 1) -> Classifier:
         raise TrainingError(f"{data.source.name} has no labels to train a classifier on")
     classifier = Classifier(data.train.images.shape[-1], len(data.source.attributes))
     path = runs / f"classifier-{data.source.slug}-{data.train.images.shape[1]}.pt"
-    key = {"format": FORMAT, "data": data.source.name, "images": len(data.train), "seed": seed}
+    key = {"format": FORMAT, "data": data.fingerprint(), "seed": seed}
     if path.exists():
         try:
             state = torch.load(path, weights_only=True)

@@ -150,7 +150,7 @@ DIGITS = {"mse": 5, "pca_mse": 5, "aggregate_mmd": 5, "aggregate_gaussian_kl": 3
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Lay the main figures of several models out in one table, as Markdown."""
     cells = table_cells(rows)
-    widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
         for line in cells
@@ -176,11 +176,4 @@ def _text(name: str, value: Any) -> str:
         return "-"
     if not isinstance(value, float):
         return str(value)
-    digits = {
-        "mse": 5,
-        "pca_mse": 5,
-        "aggregate_mmd": 5,
-        "aggregate_gaussian_kl": 3,
-        "training_seconds": 0,
-    }.get(name, 2)
-    return f"{value:.{digits}f}"
+    return f"{value:.{DIGITS.get(name, 2)}f}"

@@ -45,7 +45,12 @@ def write(
         TrainingError: a graph does not answer as the model does.
     """
     # Of a small folder the held-out part may be too small to check the graphs with.
-    images = data.test.images if len(data.test) >= max(parity.BATCHES) else data.train.images
+    images = max((data.test.images, data.train.images), key=lambda part: min(len(part), max(parity.BATCHES)))
+    if len(images) < max(parity.BATCHES):
+        raise TrainingError(
+            f"{data.source.name} has {len(data.train)} and {len(data.test)} images; the graphs are checked with "
+            f"{max(parity.BATCHES)} of one part"
+        )
     gaps = bundle.write_graphs(model, images, folder)
     attributes, rate = _write_latent_space(model, data, folder / bundle.LATENT_SPACE)
     figures = {

@@ -99,6 +99,7 @@ def _stratified(
                         f"{'+' if value else '-'}{other}" for other, value in zip(strata, values, strict=True)
                     )
                 )
+        used = used if strata else []
         if not differences:
             if not 0 < member.sum() < len(member):
                 continue  # nobody has it, or everybody: it has no direction

@@ -41,7 +41,13 @@ def interleave(above: Pixels, below: Pixels, columns: int) -> Pixels:
 
 
 def one_of_each(labels: Tensor, classes: int, times: int) -> Tensor:
-    """Rows of the first ``times`` images of every class, class by class within each time: int64 [times * classes]."""
+    """Rows of the first ``times`` images of every class, class by class within each time: int64 [times * classes].
+
+    Of images that belong to no class (labels bool [n, attributes]) the first 10 x ``times``, over again where there are
+    fewer.
+    """
+    if labels.dim() == 2:
+        return torch.arange(10 * times) % len(labels)
     firsts = torch.stack([torch.nonzero(labels == label).flatten()[:times] for label in range(classes)])
     return firsts.T.flatten()
 

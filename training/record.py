@@ -30,6 +30,7 @@ class Record:
         self.writes = writes
         self.history: list[dict[str, float]] = []
         self._provenance = checkpoint.provenance()
+        self._fingerprint = data.fingerprint()
         self._distortion, self._rate, self._steps = 0.0, 0.0, 0
         self._seconds_before = 0.0
         self._began = time.monotonic()
@@ -101,6 +102,7 @@ class Record:
                 **self.trainer.state(),
                 **self._provenance,
                 "data": self.data.source.name,
+                "fingerprint": self._fingerprint,
                 "history": self.history,
                 "unfinished_epoch": unfinished,
                 "seconds": self.seconds,

@@ -47,14 +47,12 @@ def frechet_distances(model: Autoencoder, data: Data, runs: Path) -> dict[str, A
     count = min(len(data.test), len(data.train))
     real = judge.features(data.test.images[:count])
     posterior = aggregate.encode(model, data.test.images[:count])
-    mixture = latent_space.fit_mixture(
-        aggregate.encode(model, data.train.images), config.mixture_components, config.seed
-    )
-    latents = {
-        "reconstructions": posterior.mean,
-        "normal": randomness.noise(config.seed, "judged", count, config.latent_size),
-        "fitted": torch.from_numpy(mixture.sample(count, config.seed)).float(),
-    }
+    latents = {"reconstructions": posterior.mean}
+    if config.variational:  # a plain autoencoder has nothing to sample from
+        train = aggregate.encode(model, data.train.images)
+        mixture = latent_space.fit_mixture(train, config.mixture_components, config.seed)
+        latents["normal"] = randomness.noise(config.seed, "judged", count, config.latent_size)
+        latents["fitted"] = torch.from_numpy(mixture.sample(count, config.seed)).float()
     some = randomness.order(config.seed, len(data.train), 0)[:count]
     found = {
         name: classifier.frechet_distance(judge.features(_decoded(model, rows)), real)

@@ -43,7 +43,7 @@ class Model(NamedTuple):
     default_prior: str
     provider: str
     precision: str
-    close_pixels: float
+    close_pixels: float | None
     limits: dict[str, int]
     metrics: dict[str, float]
     licence: str
@@ -232,7 +232,7 @@ def _model(model: pb.Model) -> Model:
         default_prior=model.default_prior,
         provider=model.provider,
         precision=model.precision,
-        close_pixels=model.deviation.close_pixels,
+        close_pixels=model.deviation.close_pixels if model.HasField("deviation") else None,
         limits={field.name: value for field, value in model.limits.ListFields()},
         metrics=dict(model.metrics),
         licence=model.licence,

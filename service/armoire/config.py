@@ -182,7 +182,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> S
             near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
             raise BadSettings(f"the environment has {name}, which is no setting; the nearest is {near[0]}")
     # An empty variable is an unset one.
-    given = {name: environ[key] for key, name in known.items() if environ.get(key)} | dict(flags)
+    given = {name: environ[key].strip() for key, name in known.items() if environ.get(key)} | dict(flags)
     values, faults = {}, []
     for name, value in given.items():
         fault = CHECKS[name](value) if name in CHECKS else ""

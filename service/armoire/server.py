@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import socket
+from functools import partial
 from http.server import HTTPServer
 from pathlib import Path
 
@@ -219,7 +220,7 @@ class Server:
         """Calibrate a graph and put a queue in front of it."""
         goal = self._settings.latency_goal_ms / 1e3
         longest = LONGEST_BATCH * goal if goal else math.inf
-        cost = calibration.warm_up(graph, self._settings.max_batch, longest)
+        cost = lanes.call(partial(calibration.warm_up, graph, self._settings.max_batch, longest))
         pacer = Pacer(LONGEST_DELAY * goal, cost.max_batch, cores.usable())
         self._metrics.calibrated(model, name, cost.measured, cost.max_batch, pacer.max_delay)
         return Batcher(
@@ -290,9 +291,9 @@ def _require_free(address: str) -> None:
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(place)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise BadSettings(
-            f"listen is {address}, where no server can be bound: {error.strerror or error}; "
+            f"listen is {address}, where no server can be bound: {getattr(error, 'strerror', None) or error}; "
             "is another one running there?"
         ) from None
 
@@ -301,9 +302,9 @@ def _serve_metrics(address: str, metrics: Metrics) -> tuple[HTTPServer, str]:
     host, _, port = address.rpartition(":")
     try:
         http, _ = prometheus_client.start_http_server(int(port), host.strip("[]"), registry=metrics.registry)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise BadSettings(
-            f"metrics_listen is {address}, where no server can be bound: {error.strerror}"
+            f"metrics_listen is {address}, where no server can be bound: {getattr(error, 'strerror', None) or error}"
         ) from None
     return http, f"{host}:{http.server_port}"
 

@@ -53,10 +53,11 @@ def models(arguments: argparse.Namespace) -> int:
             print(
                 f"{model.name} version {model.version}: {height}x{width}x{channels}, {model.latent_size} dimensions"
             )
-            print(
-                f"  runs on     {model.provider}, {model.precision}; "
-                f"{model.close_pixels:.2%} of the pixels as at export, give or take 1 of 255"
+            share = model.close_pixels
+            as_exported = (
+                "" if share is None else f"; {share:.2%} of the pixels within 1 of 255 of those at export"
             )
+            print(f"  runs on     {model.provider}, {model.precision}{as_exported}")
             print(f"  priors      {', '.join(model.priors)} (default: {model.default_prior})")
             print(f"  attributes  {', '.join(model.attributes) or 'none'}")
             print(f"  measured    {', '.join(f'{k} {v:.4g}' for k, v in sorted(model.metrics.items()))}")

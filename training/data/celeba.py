@@ -20,6 +20,7 @@ IMAGES = "img_align_celeba"
 ATTRIBUTES = "list_attr_celeba.txt"
 PARTITION = "list_eval_partition.txt"
 
+LEAST = 2  # images of each part
 TRAIN, VALIDATION, TEST = "0", "1", "2"
 PARTS = {TRAIN: "training", VALIDATION: "validation"}
 
@@ -67,9 +68,10 @@ def load(folder: Path | None, crop: int | None, size: int) -> Data:
     )
     parts = packed.pack(found / IMAGES, train, held_out, crop, size)
     for part, split in zip(PARTS, parts, strict=True):
-        if not len(split):
+        if len(split) < LEAST:
             raise TrainingError(
-                f"every image of partition {part} ({PARTS[part]}) in {found / IMAGES} is damaged: {HOW_TO_GET}"
+                f"partition {part} ({PARTS[part]}) in {found / IMAGES} has {len(split)} whole images, and {LEAST} are "
+                f"wanted: {HOW_TO_GET}"
             )
     return Data(source, *parts)
 

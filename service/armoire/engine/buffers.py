@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import os
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -80,7 +81,7 @@ class Padded:
 
 
 class _Gpu:
-    """The three calls of the CUDA runtime that ONNX Runtime has no words for in Python.
+    """The calls of the CUDA runtime that ONNX Runtime has no words for in Python.
 
     https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__MEMORY.html. Its own ``OrtValue.numpy`` makes a new
     array for each batch, in pages that may move, so that the driver copies everything twice.
@@ -95,6 +96,7 @@ class _Gpu:
             OSError: there is none.
         """
         self._runtime = _cuda_runtime()
+        self._locked = True
         self._runtime.cudaHostRegister.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint)
         self._runtime.cudaHostUnregister.argtypes = (ctypes.c_void_p,)
         self._runtime.cudaMemcpy.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
@@ -105,12 +107,16 @@ class _Gpu:
             logger.warning(
                 "%d bytes for the GPU could not be page-locked: copies take a detour", array.nbytes
             )
+            self._runtime.cudaGetLastError()  # else ONNX Runtime takes the failure for its own
+            self._locked = False
             return
         weakref.finalize(array, self._runtime.cudaHostUnregister, array.ctypes.data)
 
     def copy_in(self, array: Array, value: ort.OrtValue) -> None:
         """Copy to the device, before the run that reads it."""
         self._copy(value.data_ptr(), array.ctypes.data, array.nbytes, self._HOST_TO_DEVICE)
+        if not self._locked:  # then the call returns before the copy has ended
+            self._runtime.cudaDeviceSynchronize()
 
     def copy_out(self, value: ort.OrtValue, array: Array) -> None:
         """Copy from the device, after the run that wrote it (ONNX Runtime waits for the device at its end)."""
@@ -124,5 +130,5 @@ class _Gpu:
 def _cuda_runtime() -> Any:
     for name in CUDA_RUNTIMES:
         with contextlib.suppress(OSError):
-            return ctypes.CDLL(name)
-    raise OSError(f"none of {', '.join(CUDA_RUNTIMES)} is there")
+            return ctypes.CDLL(name, mode=os.RTLD_NOLOAD)
+    raise OSError(f"none of {', '.join(CUDA_RUNTIMES)} is loaded")

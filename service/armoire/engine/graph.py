@@ -103,8 +103,11 @@ class Graph:
             BadSettings: the same, on a provider that the CPU could stand in for.
         """
         outputs = self.empty(len(rows))
+        step = self._padded[-1].size if self._padded else len(rows)
         try:
-            self.run([rows], outputs)
+            for start in range(0, len(rows), step):
+                part = slice(start, start + step)
+                self.run([rows[part]], tuple(output[part] for output in outputs))
         except Exception as error:
             raise self.provider.fault(f"{self._file} cannot run {len(rows)} rows", error) from None
         return outputs

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
+from typing import TypeVar
 
-Job = tuple[asyncio.AbstractEventLoop, Callable[[], None], Callable[[Exception | None], None]]
+Job = Callable[[], None]
+T = TypeVar("T")
 
 
 class Lanes:
@@ -30,7 +35,23 @@ class Lanes:
         """Run ``work`` in a free lane, then ``done`` on the event loop with what ``work`` raised, or None."""
         assert self.free, "no lane is free"
         self.free -= 1
-        self._jobs.put((asyncio.get_running_loop(), work, done))
+        self._jobs.put(partial(self._run, asyncio.get_running_loop(), work, done))
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Run ``work`` in a lane and wait for what it gives; for the start, from a thread that is no event loop's.
+
+        What a library keeps for each thread (ONNX Runtime its CUDA graphs) is then there when batches come.
+        """
+        future: Future[T] = Future()
+
+        def job() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:  # handed over, not swallowed
+                future.set_exception(error)
+
+        self._jobs.put(job)
+        return future.result()
 
     def when_free(self, start: Callable[[], None]) -> None:
         """Call ``start`` once, when a lane is free and it is its turn."""
@@ -44,16 +65,21 @@ class Lanes:
 
     def _work(self) -> None:
         while job := self._jobs.get():
-            loop, work, done = job
-            error: Exception | None = None
-            try:
-                work()
-            except Exception as raised:  # handed over, not swallowed
-                error = raised
-            try:
-                loop.call_soon_threadsafe(self._leave, done, error)
-            except RuntimeError:
-                return  # the loop is closed: nobody is there to be told
+            job()
+
+    def _run(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        work: Callable[[], None],
+        done: Callable[[Exception | None], None],
+    ) -> None:
+        error: Exception | None = None
+        try:
+            work()
+        except Exception as raised:  # handed over, not swallowed
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to be told
+            loop.call_soon_threadsafe(self._leave, done, error)
 
     def _leave(self, done: Callable[[Exception | None], None], error: Exception | None) -> None:
         self.free += 1

@@ -68,8 +68,9 @@ class Provider:
             providers = [(CUDA, CUDA_OPTIONS | {"enable_cuda_graph": int(self.cuda_graphs)})]
         elif self.devices:
             providers = None
-            options.add_provider_for_devices(list(self.devices), _openvino_options(precision))
         try:
+            if self.devices:
+                options.add_provider_for_devices(list(self.devices), _openvino_options(precision))
             # Without its own fallback, which would go on with the CPU after a fault, then or in the middle of a run.
             session = ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
@@ -83,7 +84,11 @@ class Provider:
     def fault(self, what: str, error: Exception) -> BadBundle | BadSettings:
         """Say what failed. On the CPU it is the bundle that is bad; another provider may be the reason itself."""
         kind = BadBundle if self.name == CPU else BadSettings
-        return kind(f"{what} on {self.name}: {(str(error).splitlines() or [type(error).__name__])[0]}")
+        return kind(f"{what} on {self.name}: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def powers_of_two(max_batch: int) -> tuple[int, ...]:
@@ -141,7 +146,10 @@ def _openvino_device() -> Any:
         raise BadSettings(
             "its plug-in is not installed; install armoire[openvino] beside armoire[cpu]"
         ) from None
-    ort.register_execution_provider_library("armoire-openvino", plugin.get_library_path())
+    try:
+        ort.register_execution_provider_library("armoire-openvino", plugin.get_library_path())
+    except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+        raise BadSettings(f"its plug-in cannot be loaded: {_first_line(error)}") from None
     offered = (device for device in ort.get_ep_devices() if device.ep_name == OPENVINO)
     return next((device for device in offered if device.ep_metadata.get("ov_device") == "CPU"), None)
 

@@ -31,7 +31,8 @@ class Preprocessing:
     """How a picture of another size becomes one of the model's: crop, then resize, then pad.
 
     Attributes:
-        crop: side in pixels of the centred square that is cut out first; None: the whole picture.
+        crop: side in pixels of the centred square that is cut out first, of a smaller picture the largest square;
+            None: the whole picture.
         resize: (height, width) in pixels that the rest is brought to, bilinear and antialiased.
         pad: pixels of black on every side.
     """
@@ -43,8 +44,9 @@ class Preprocessing:
     def apply(self, image: Image.Image) -> Image.Image:
         """Bring ``image`` to the model's size."""
         if self.crop is not None:
-            left, top = (image.width - self.crop) // 2, (image.height - self.crop) // 2
-            image = image.crop((left, top, left + self.crop, top + self.crop))
+            side = min(self.crop, image.width, image.height)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            image = image.crop((left, top, left + side, top + side))
         height, width = self.resize
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BILINEAR)
