@@ -8,11 +8,15 @@ from pathlib import Path
 
 import grpc
 import pytest
+from hypothesis import settings
 
 from armoire.client import Client
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
 from tests.serving import FASHION, Running, serving
 
+# A slow machine makes an example slow, not wrong.
+settings.register_profile("armoire", deadline=None)
+settings.load_profile("armoire")
 # In a background job of a shell SIGINT is ignored, and so it would be in every process that a test sends Ctrl-C to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -46,6 +46,13 @@ def test_padded_batches_give_the_same_rows(fashion: Bundle, rows: int) -> None:
     assert plain.padding(rows) == 0
 
 
+def test_more_rows_than_the_largest_padded_batch_are_proven_in_parts(fashion: Bundle) -> None:
+    """The golden rows may be more than a batch holds: they are run in several."""
+    z = np.random.default_rng(0).standard_normal((8, 16), np.float32)
+    small = decoder(fashion, Provider(CPU, batch_sizes=(1, 2, 3)))
+    np.testing.assert_array_equal(small.prove(z)[0], decoder(fashion, Provider(CPU)).prove(z)[0])
+
+
 @pytest.mark.parametrize(
     ("most", "sizes"), [(1, (1,)), (2, (1, 2)), (12, (1, 2, 4, 8, 12)), (64, (1, 2, 4, 8, 16, 32, 64))]
 )

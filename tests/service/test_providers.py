@@ -7,6 +7,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -85,6 +86,17 @@ def test_list_models_shows_the_deviation() -> None:
             assert model.deviation.largest <= 1
         labels = {"model": "fashion-mnist", "version": "1"}
         assert running.server._metrics.registry.get_sample_value("armoire_close_pixels_ratio", labels) == 1
+
+
+def test_a_plug_in_that_cannot_be_loaded_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that is not there, or is of another ONNX Runtime, is told without a traceback."""
+    plugin = types.ModuleType("onnxruntime_ep_openvino")
+    plugin.get_library_path = lambda: "/nowhere/libplugin.so"
+    monkeypatch.setitem(sys.modules, plugin.__name__, plugin)
+    providers._openvino_device.cache_clear()
+    with pytest.raises(BadSettings, match="its plug-in cannot be loaded: ") as refused:
+        providers.openvino()
+    assert "\n" not in str(refused.value)
 
 
 @pytest.fixture(scope="module")

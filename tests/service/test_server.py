@@ -351,6 +351,8 @@ def test_json_logs_are_one_object_a_line() -> None:
         (["--tokens-file", "/nowhere"], {}, "tokens_file /nowhere cannot be read"),
         (["--listen", "192.0.2.1:50051"], {}, "where no server can be bound"),
         (["--metrics-listen", "192.0.2.1:9464"], {}, "where no server can be bound"),
+        (["--listen", "a..b:1"], {}, "where no server can be bound"),
+        (["--metrics-listen", "a..b:1"], {}, "where no server can be bound"),
     ],
 )
 def test_a_server_that_cannot_start_says_why_in_one_line(

@@ -91,6 +91,15 @@ def test_a_stratum_of_few_is_left_out() -> None:
     ]
 
 
+def test_without_male_and_young_there_are_no_strata() -> None:
+    """Attributes of other things get the plain difference, and no strata are named."""
+    means, labels = faces(400)
+    things = replace(FACES, attributes=("Hat", "Bow"))
+    found = latent_space.attributes(things, means, labels[:, :2], means, labels[:, :2])[0]
+    assert found.strata == ()
+    np.testing.assert_allclose(found.direction, means[labels[:, 0]].mean(0) - means[~labels[:, 0]].mean(0))
+
+
 def test_the_quantiles_are_where_the_images_lie_along_a_direction() -> None:
     """Moving from the mean by a quantile's value reaches the projection that so many percent of the images have."""
     means, labels = faces(4000)
