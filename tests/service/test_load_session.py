@@ -143,17 +143,17 @@ def test_a_poisson_process_has_its_rate(server: Running) -> None:
 
 
 def test_a_stall_is_seen_by_all_calls_that_were_due_in_it(server: Running) -> None:
-    """While the engine stands still 20 calls become due; their waits are in the quantiles of an open loop."""
-    plan = Plan((Open(40, rows=1, seconds=1.5, arrivals="fixed"),), Target(server.address), warm_up=0)
+    """While the engine stands still 40 calls become due; their waits are in the quantiles of an open loop."""
+    plan = Plan((Open(40, rows=1, seconds=4, arrivals="fixed"),), Target(server.address), warm_up=0)
     with running_load(plan) as reports, server.holding():
-        until(lambda: server.pending("decoder") >= 20)
+        until(lambda: server.pending("decoder") >= 40)
     (result,) = reports[0].results
-    assert result.calls == result.answered == 60
-    # The first of the 20 waited for 19 intervals of 25 ms, the middle one for half of that.
-    assert result.latency_ms.max >= 19 * 25 * 0.9
+    assert result.calls == result.answered == 160
+    # The first of the 40 waited for 39 intervals of 25 ms, the middle one for half of that.
+    assert result.latency_ms.max >= 39 * 25 * 0.9
     assert result.latency_ms.p90 >= 200
     # One caller that waits for its answer would have had one slow call only, out of many.
-    assert result.queue_ms.max >= 19 * 25 * 0.9
+    assert result.queue_ms.max >= 39 * 25 * 0.9
 
 
 def test_waiting_for_the_servers_limit_is_latency_too() -> None:

@@ -51,7 +51,7 @@ def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("command", ["fit", "evaluate"])
-def test_ctrl_c_is_no_traceback(command: str, tmp_path: Path) -> None:
+def test_ctrl_c_is_no_traceback(command: str, runs: Path, tmp_path: Path) -> None:
     """Interrupted while it reads its data, a command ends with exit code 130 and without a word."""
     # A data file that is a pipe nobody writes to: the command waits in it, whatever the machine's speed.
     for file in SLICE.glob("*.gz"):
@@ -59,7 +59,8 @@ def test_ctrl_c_is_no_traceback(command: str, tmp_path: Path) -> None:
     pipe = tmp_path / "t10k-labels-idx1-ubyte.gz"
     pipe.unlink()
     os.mkfifo(pipe)
-    arguments = [command, "fashion", "--data", str(tmp_path), "--runs", str(tmp_path / "runs")]
+    where = tmp_path / "runs" if command == "fit" else runs
+    arguments = [command, "fashion", "--data", str(tmp_path), "--runs", str(where)]
     program = [sys.executable, "-m", "training", *arguments]
     with (
         subprocess.Popen(program, cwd=SLICE.parent.parent, stderr=subprocess.PIPE, text=True) as process,

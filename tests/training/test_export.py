@@ -175,6 +175,7 @@ def test_the_latent_space_is_plain_arrays_of_the_right_kind(bundle: Path, data: 
     kinds = {name: space[name].dtype.name for name in space.files}
     assert kinds == {
         "attribute_directions": "float32",
+        "attribute_cosines": "float32",
         "posterior_mean": "float32",
         "posterior_std": "float32",
         "mixture_weights": "float64",

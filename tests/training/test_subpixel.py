@@ -69,7 +69,7 @@ def test_the_graph_has_one_depth_to_space_per_layer(name: str, upsamplings: int,
     """Each layer is Conv, DepthToSpace, activation; nothing is transposed or reshaped but the grid and the image."""
     config = preset(name)
     torch.manual_seed(1)
-    layers = model.Decoder(config, image_size=32, image_channels=1).layers
+    layers = model.Decoder(config).layers
     graphs.write_decoder(subpixel.rewrite(layers), config.latent_size, tmp_path / "decoder.onnx")
     proto = onnx.load(tmp_path / "decoder.onnx")
     dense = ["Gemm", "Relu"] * (len(config.decoder_hidden) + 1)
@@ -89,7 +89,7 @@ def test_what_runs_here_is_what_runs_there(tmp_path: Path) -> None:
     """In PyTorch and in ONNX Runtime the rewritten decoder gives the same means and pixels."""
     config = preset("fashion-2d")
     torch.manual_seed(1)
-    layers = subpixel.rewrite(model.Decoder(config, image_size=32, image_channels=1).layers)
+    layers = subpixel.rewrite(model.Decoder(config).layers)
     graphs.write_decoder(layers, config.latent_size, tmp_path / "decoder.onnx")
     latents = torch.randn(20, 2, generator=torch.Generator().manual_seed(0)) * 20
     with torch.no_grad():
