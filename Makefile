@@ -43,7 +43,7 @@ lint: $(VENV)/.dev  ## ruff, mypy --strict, import-linter, buf, generated stubs 
 test: lint  ## lint, then every test that fits in CI
 	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=95
 
-bench: $(VENV)/.dev  ## the service against bare ONNX Runtime and bare grpc.aio, on a core of its own (about 7 minutes)
+bench: $(VENV)/.dev  ## the service against bare ONNX Runtime and bare grpc.aio, on a core of its own (about 9 minutes)
 	$(BIN)/python -m tests.load.compare $(ARGS)
 
 # onnxruntime and onnxruntime-gpu provide the same module, so the GPU has an environment of its own.
