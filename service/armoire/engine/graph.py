@@ -89,6 +89,8 @@ class Graph:
             if rows <= padded.size:
                 padded.run(parts, into)
                 return
+        # Unpadded, a session that records CUDA graphs would record this one over them.
+        assert not self._padded, f"{rows} rows, more than the largest batch"
         session = self._idle.pop()
         try:
             self._run(session, parts[0] if len(parts) == 1 else np.concatenate(parts), into)
