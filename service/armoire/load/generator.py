@@ -67,9 +67,10 @@ class Generator:
         self._over.set()
 
     async def _until(self, moment: float) -> None:
-        """Sleep until then or until the stage is over."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._over.wait(), moment - time.monotonic())
+        """Sleep until then, not a millisecond less as a timer may, or until the stage is over."""
+        while not self._over.is_set() and (wait := moment - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), wait)
 
     async def _tick(self) -> None:
         while True:
