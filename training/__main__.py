@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     instead.add_argument("--epochs", type=_positive, help="passes over the training images")
     instead.add_argument("--batch-size", type=_positive, help="images per step, over all processes together")
     instead.add_argument("--learning-rate", type=_rate, help="the highest rate of the schedule")
+    instead.add_argument("--beta", type=_rate, help="weight of the rate against the distortion")
     instead.add_argument("--likelihood", choices=LIKELIHOODS, help="what p(x given z) is")
     instead.add_argument("--seed", type=_seed, help="of weights, data order and noise")
 

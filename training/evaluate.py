@@ -6,13 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from training import aggregate, checkpoint, files, randomness, references
+from training import files, randomness
 from training.data import Split, as_pixels, sources
+from training.measures import aggregate, edits, few_labels, neighbours, references
+from training.measures.subject import Subject
 from training.model import Autoencoder, Posterior
+from training.running import checkpoint
 
 NAME = "metrics.json"
+SHOWN = ("Smiling", "Male", "Eyeglasses", "Blond_Hair", "Wearing_Hat", "Mustache")
+MOST_SAMPLES = 2000  # whose nearest neighbours are looked for
 ACTIVE = 0.01  # a unit is active where its mean varies by more than this over the data (Burda et al. 2016)
 
 
@@ -31,13 +37,53 @@ def main(arguments: argparse.Namespace) -> int:
             "seed": model.config.seed,
             **evaluate(model, data.test),
             **training_figures(state),
-            "frechet": references.frechet_distances(model, data, arguments.runs),
-            "pca_mse": references.principal_components(data, model.config.latent_size, model.config.seed),
+            **judge(Subject(model, data, arguments.runs)),
         }
         files.write(folder / NAME, (json.dumps(figures, indent=2) + "\n").encode())
         rows.append(figures)
     print(table(rows))
     return 0
+
+
+def judge(subject: Subject) -> dict[str, Any]:
+    """Set a model beside what it is to be compared with: other ways to the same end, photographs, labels."""
+    model, data = subject.model, subject.data
+    attributes = {each.name: each.as_dict() for each in subject.attributes}
+    for name, edited in edits.quality(subject).items():
+        attributes[name] |= edited
+    found: dict[str, Any] = {
+        "frechet": references.frechet_distances(subject),
+        "pca_mse": references.principal_components(data, model.config.latent_size, model.config.seed),
+        "few_labels": few_labels.accuracy(data, subject.train, subject.test, model.config.seed),
+        "attributes": attributes,
+        **_over_attributes(attributes),
+    }
+    if model.config.variational:
+        count = min(len(data.test), MOST_SAMPLES)
+        samples = aggregate.decode(model, subject.normal_latents(count, "judged"))
+        found["neighbours"] = neighbours.comparison(samples, subject.reconstructions, data.train.images)
+    return found
+
+
+def _over_attributes(attributes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Means over the attributes that are usually shown of faces, where they are all there, else over all."""
+    shown = SHOWN if attributes.keys() >= set(SHOWN) else tuple(attributes)
+    if not shown:
+        return {}
+    found = {key: _mean([attributes[name][key] for name in shown]) for key in ("auc", "auc_logistic")}
+    if all("flip_rate" in attributes[name] for name in shown):
+        found |= {
+            f"{key}_at_{strength}": _mean([attributes[name][key][str(strength)] for name in shown])
+            for key in ("flip_rate", "leakage", "cycle_cosine")
+            for strength in edits.STRENGTHS
+        }
+    return found
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean of those that there are: nothing leaks where nothing flips."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def evaluate(model: Autoencoder, split: Split) -> dict[str, Any]:
@@ -140,6 +186,11 @@ COLUMNS = {
     "frechet_normal": "FD normal",
     "frechet_fitted": "FD fitted",
     "frechet_floor": "FD floor",
+    "auc": "AUC",
+    "auc_logistic": "logistic",
+    "flip_rate_at_1.0": "flips at 1",
+    "flip_rate_at_2.0": "at 2",
+    "leakage_at_1.0": "leakage",
     "training_seconds": "trained s",
 }
 

@@ -6,11 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from training import aggregate, bundle, card, checkpoint, files, latent_space, parity, randomness
-from training.data import Data, sources
+from training import files
+from training.bundles import bundle, card, latent_space, parity
+from training.data import sources
 from training.errors import TrainingError
 from training.evaluate import evaluate
-from training.model import Autoencoder
+from training.measures import mixture
+from training.measures.subject import Subject
+from training.running import checkpoint
 
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "scikit-learn", "numpy")
 
@@ -30,20 +33,19 @@ def main(arguments: argparse.Namespace) -> int:
     bundle.require_replaceable(folder, force=arguments.force)
     # All of it or nothing: a bundle that fails a check never takes the place of one that passed.
     with files.replacing(folder) as unfinished:
-        write(model, state, data, unfinished, name, str(arguments.version))
+        write(Subject(model, data, arguments.runs), state, unfinished, name, str(arguments.version))
     batches = ", ".join(map(str, parity.BATCHES))
     print(f"{folder}: {name} version {arguments.version}, checked at batches {batches}")
     return 0
 
 
-def write(
-    model: Autoencoder, state: dict[str, Any], data: Data, folder: Path, name: str, version: str
-) -> None:
+def write(subject: Subject, state: dict[str, Any], folder: Path, name: str, version: str) -> None:
     """Write every file of the bundle into ``folder``.
 
     Raises:
         TrainingError: a graph does not answer as the model does.
     """
+    model, data = subject.model, subject.data
     # Of a small folder the held-out part may be too small to check the graphs with.
     images = max((data.test.images, data.train.images), key=lambda part: min(len(part), max(parity.BATCHES)))
     if len(images) < max(parity.BATCHES):
@@ -52,11 +54,12 @@ def write(
             f"{max(parity.BATCHES)} of one part"
         )
     gaps = bundle.write_graphs(model, images, folder)
-    attributes, rate = _write_latent_space(model, data, folder / bundle.LATENT_SPACE)
+    attributes, means = subject.attributes, subject.train.mean.double().numpy()
+    latent_space.save(folder / bundle.LATENT_SPACE, means, attributes, subject.mixture)
     figures = {
         key: value for key, value in evaluate(model, data.test).items() if isinstance(value, int | float)
     }
-    metrics = {**figures, "rate_fitted_prior": rate, **gaps}
+    metrics = {**figures, "rate_fitted_prior": _rate_under_fitted(subject), **gaps}
     manifest = {
         "name": name,
         "version": version,
@@ -86,17 +89,8 @@ def write(
     bundle.finish(folder, manifest, card.text(manifest))
 
 
-def _write_latent_space(
-    model: Autoencoder, data: Data, path: Path
-) -> tuple[list[latent_space.Attribute], float]:
-    """Write directions and fitted prior; returns the attributes, and the rate under that prior on the test split."""
-    train, test = (aggregate.encode(model, split.images) for split in (data.train, data.test))
-    train_means, test_means = (posterior.mean.double().numpy() for posterior in (train, test))
-    attributes = latent_space.attributes(
-        data.source, train_means, data.train.labels.numpy(), test_means, data.test.labels.numpy()
-    )
-    mixture = latent_space.fit_mixture(train, model.config.mixture_components, model.config.seed)
-    latent_space.save(path, train_means, attributes, mixture)
-    noise = randomness.noise(model.config.seed, "evaluation", len(data.test), model.config.latent_size)
-    latents = model.latents(test, noise).double().numpy()
-    return attributes, latent_space.rate_under(mixture, test, latents)
+def _rate_under_fitted(subject: Subject) -> float:
+    """The rate on the held-out images, with the fitted prior in the place of N(0, I)."""
+    noise = subject.normal_latents(len(subject.data.test), "evaluation")
+    latents = subject.model.latents(subject.test, noise).double().numpy()
+    return mixture.rate_under(subject.mixture, subject.test, latents)

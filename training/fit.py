@@ -14,13 +14,14 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
-from training import checkpoint, randomness
+from training import randomness
 from training.config import Config, preset
 from training.data import Data, sources
 from training.errors import TrainingError
-from training.interruption import Interruption
-from training.record import Record
-from training.trainer import Trainer
+from training.running import checkpoint
+from training.running.interruption import Interruption
+from training.running.record import Record
+from training.running.trainer import Trainer
 
 INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
 
@@ -30,7 +31,7 @@ def main(arguments: argparse.Namespace) -> int:
     folder: Path = arguments.runs / arguments.preset
     overrides = {
         name: value
-        for name in ("epochs", "batch_size", "learning_rate", "likelihood", "seed")
+        for name in ("epochs", "batch_size", "learning_rate", "beta", "likelihood", "seed")
         if (value := getattr(arguments, name)) is not None
     }
     config = preset(arguments.preset)
@@ -67,7 +68,8 @@ def fit(config: Config, data: Data, folder: Path, state: dict[str, Any] | None =
             f"batch size {config.batch_size} is more than the {len(data.train)} training images"
         )
 
-    trainer = Trainer(config, fabric, steps_per_epoch)
+    images = data.train.images.to(fabric.device)
+    trainer = Trainer(config, fabric, steps_per_epoch, images if state is None else None)
     record = Record(folder, data, trainer, writes=fabric.is_global_zero)
     if state is not None:
         checkpoint.require_data(state, data, folder)
@@ -77,7 +79,6 @@ def fit(config: Config, data: Data, folder: Path, state: dict[str, Any] | None =
     if trainer.step_count == trainer.steps:
         fabric.print(f"{folder}: all {config.epochs} epochs are done")
         return 0
-    images = data.train.images.to(fabric.device)
     total = trainer.steps * config.batch_size
 
     with Interruption() as interruption, record, _bar(fabric, total) as bar:

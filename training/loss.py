@@ -26,7 +26,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, distributed
 
 
 def rate_per_dimension(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -54,3 +54,12 @@ def gaussian_distortion(means: Tensor, pixels: Tensor, log_variance: Tensor) -> 
 def sample(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
     """Draw z from q(z|x) with noise from N(0, I), all [n, d]: the reparameterisation that gradients pass through."""
     return mean + torch.exp(0.5 * log_variance) * noise
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a tensor over all processes that train together; without gradient. Itself where there is one."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return value
+    total = value.detach().clone()
+    distributed.all_reduce(total)
+    return total / distributed.get_world_size()

@@ -12,12 +12,15 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from training import aggregate, checkpoint, files, latent_space, pictures, plots, randomness
+from training import files, randomness
 from training.data import Data, sources
+from training.drawing import pictures, plots
 from training.evaluate import evaluate, table_cells, training_figures
+from training.measures import aggregate, mixture
 from training.model import Autoencoder, Posterior
+from training.running import checkpoint
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
+TEMPLATE = Path(__file__).with_name("drawing") / "report.html.j2"
 PAGE = "index.html"
 SIDE = 24  # images along one side of the decoded wall
 
@@ -108,8 +111,8 @@ def _interpolation(model: Autoencoder, posterior: Posterior, data: Data) -> Imag
 def _fitted_samples(model: Autoencoder, data: Data) -> torch.Tensor:
     config = model.config
     posterior = aggregate.encode(model, data.train.images)
-    mixture = latent_space.fit_mixture(posterior, config.mixture_components, config.seed)
-    return torch.from_numpy(mixture.sample(96, config.seed)).float()
+    fitted = mixture.fit(posterior, config.mixture_components, config.seed)
+    return torch.from_numpy(fitted.sample(96, config.seed)).float()
 
 
 def _comparison(chapters: list[Chapter]) -> tuple[Chapter, Chapter] | None:

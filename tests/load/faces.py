@@ -12,10 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from training import aggregate, bundle, files, latent_space, randomness
+from training import files, randomness
+from training.bundles import bundle, latent_space
 from training.config import Config
 from training.errors import TrainingError
-from training.latent_space import Attribute
+from training.measures import aggregate
+from training.measures.attributes import Attribute
 from training.model import Autoencoder
 
 CONFIG = Config(
@@ -63,7 +65,7 @@ def write(models: Path) -> Path:
         directions = randomness.noise(CONFIG.seed, "directions", 2, CONFIG.latent_size).double().numpy()
         attributes = [
             # Their AUC is that of a guess.
-            Attribute(f"random_{index}", direction, auc=0.5, positives=0, negatives=0)
+            Attribute(f"random_{index}", direction, auc=0.5, auc_logistic=0.5, positives=0, negatives=0)
             for index, direction in enumerate(directions)
         ]
         means = aggregate.encode(autoencoder, images).mean.double().numpy()

@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training.conftest import SLICE
-from training import aggregate, checkpoint, loss, randomness
+from training import loss, randomness
 from training.__main__ import main
-from training.aggregate import ROWS
 from training.data import Data, Split, as_pixels
 from training.evaluate import evaluate, losses_on
+from training.measures import aggregate
+from training.measures.aggregate import ROWS
 from training.model import Autoencoder, Posterior
+from training.running import checkpoint
 
 
 @pytest.fixture(scope="module")

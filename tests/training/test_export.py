@@ -14,10 +14,11 @@ import torch
 from onnx import numpy_helper
 
 from tests.training.conftest import SLICE
-from training import checkpoint, parity
 from training.__main__ import main
+from training.bundles import parity
 from training.data import Data
 from training.errors import TrainingError
+from training.running import checkpoint
 
 DECODERS = ("decoder.onnx", "decoder.openvino.onnx", "decoder.fp16.onnx")
 GRAPHS = ("encoder.onnx", *DECODERS)

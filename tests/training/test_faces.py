@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from armoire.client import Client
 from tests.serving import serving
+from tests.training.processes import TORCHRUN, checkpoint_of, start
 from training.__main__ import main
 
 NAMES = ("Hat", "Male", "Young")
@@ -74,3 +75,22 @@ def test_the_figures_name_the_part_that_was_held_out(folder: Path, runs: Path) -
     assert 0 < figures["images"] < COUNT / 4
     assert figures["mse"] < 0.1
     assert len(figures["rate_per_dimension"]) == 200
+
+
+def test_two_processes_follow_the_curve_of_one(folder: Path, runs: Path, tmp_path: Path) -> None:
+    """Fifty steps with a calibrated sigma and mirrored images: two gloo processes have the losses of one, to 1e-4."""
+    options = ("fit", "celeba", "--epochs", "10", "--batch-size", "28", "--runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARMOIRE_CACHE", str(runs / "cache"))
+        one = start(*options, str(tmp_path / "one"), data=folder)
+        two = start(*options, str(tmp_path / "two"), launcher=TORCHRUN, data=folder)
+    for process in (one, two):
+        _, error = process.communicate()
+        assert process.returncode == 0, error
+    alone, together = (checkpoint_of(tmp_path / name, "celeba") for name in ("one", "two"))
+    assert alone["step"] == together["step"] == 50
+    for ours, theirs in zip(alone["history"], together["history"], strict=True):
+        for name in ("train_distortion", "train_rate", "test_distortion", "test_rate"):
+            assert theirs[name] == pytest.approx(ours[name], rel=1e-4), (ours["epoch"], name)
+    sigmas = [state["model"]["sigma_log_variance"].item() for state in (alone, together)]
+    assert sigmas[0] == pytest.approx(sigmas[1], rel=1e-4)

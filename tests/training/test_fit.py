@@ -19,20 +19,16 @@ from lightning_fabric import Fabric
 from torch.utils._pytree import tree_flatten
 
 from tests.training.conftest import SLICE, fit
-from training import checkpoint, randomness, schedule
+from tests.training.processes import ROOT, TORCHRUN, checkpoint_of, start
+from training import randomness
 from training.__main__ import main
 from training.config import LIKELIHOODS, PRESETS, Likelihood, preset
 from training.data import Data
 from training.errors import TrainingError
-from training.trainer import PATIENCE, Trainer
+from training.running import checkpoint, schedule
+from training.running.trainer import PATIENCE, Trainer
 
-ROOT = SLICE.parent.parent
 DATA = "Fashion-MNIST (a slice of 2,000)"
-
-
-def checkpoint_of(runs: Path, name: str = "fashion-2d") -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(runs / name / "checkpoint.pt", weights_only=True)
-    return state
 
 
 def assert_same_run(first: dict[str, Any], second: dict[str, Any]) -> None:
@@ -45,18 +41,6 @@ def assert_same_run(first: dict[str, Any], second: dict[str, Any]) -> None:
     assert our_shape == their_shape
     for one, other in zip(ours, theirs, strict=True):
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
-
-
-def start(*arguments: str, launcher: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "training", *arguments, "--data", str(SLICE)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_a_run_leaves_a_checkpoint_that_explains_itself(runs: Path) -> None:
@@ -340,9 +324,8 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     """Under torchrun with two gloo processes the run sees the same batches and noise, and ends in the same weights."""
     # Adam makes large steps of small gradients, and so of the rounding in their sums: a high rate would show that.
     options = ("fit", "fashion-2d", "--epochs", "2", "--learning-rate", "0.002", "--runs")
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     one = start(*options, str(tmp_path / "one"))
-    two = start(*options, str(tmp_path / "two"), launcher=torchrun)
+    two = start(*options, str(tmp_path / "two"), launcher=TORCHRUN)
     for process in (one, two):
         _, error = process.communicate()
         assert process.returncode == 0, error

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import distributions
 
-from training import latent_space, loss
+from training import loss
 from training.data import Source
-from training.latent_space import Mixture
+from training.measures import attributes, mixture
+from training.measures.mixture import Mixture
 from training.model import Posterior
 
 
@@ -29,7 +30,7 @@ def classes(names: str) -> Source:
 def test_strength_one_leads_from_the_rest_to_the_members() -> None:
     """The mean of the rest plus the direction is the mean of the members, and the norm is their distance."""
     means, labels = clusters((40, 40, 40))
-    for label, found in enumerate(latent_space.attributes(classes("abc"), means, labels, means, labels)):
+    for label, found in enumerate(attributes.find(classes("abc"), means, labels, means, labels)):
         members, rest = means[labels == label].mean(0), means[labels != label].mean(0)
         np.testing.assert_allclose(rest + found.direction, members)
         assert found.norm == pytest.approx(np.linalg.norm(members - rest))
@@ -39,7 +40,7 @@ def test_strength_one_leads_from_the_rest_to_the_members() -> None:
 def test_the_rest_is_balanced() -> None:
     """A class of many images does not pull the rest towards itself: every other class counts the same."""
     means, labels = clusters((50, 500, 20))
-    found = latent_space.attributes(classes("abc"), means, labels, means, labels)[0]
+    found = attributes.find(classes("abc"), means, labels, means, labels)[0]
     centres = [means[labels == label].mean(0) for label in range(3)]
     np.testing.assert_allclose(found.direction, centres[0] - (centres[1] + centres[2]) / 2)
 
@@ -48,8 +49,8 @@ def test_auc_is_one_for_what_can_be_told_apart_and_a_half_for_what_cannot() -> N
     """Far clusters give 1; a test split with labels at random gives about one half."""
     means, labels = clusters((200, 200))
     shuffled = np.random.default_rng(1).permutation(labels)
-    assert latent_space.attributes(classes("ab"), means, labels, means, labels)[0].auc > 0.999
-    assert latent_space.attributes(classes("ab"), means, labels, means, shuffled)[0].auc == pytest.approx(
+    assert attributes.find(classes("ab"), means, labels, means, labels)[0].auc > 0.999
+    assert attributes.find(classes("ab"), means, labels, means, shuffled)[0].auc == pytest.approx(
         0.5, abs=0.1
     )
 
@@ -69,23 +70,23 @@ FACES = replace(classes("abc"), attributes=("Smiling", "Male", "Young"), exclusi
 def test_an_attribute_does_not_bring_another_one_along() -> None:
     """Smiling, taken within the strata of Male and Young, is its own axis, though the plain difference is not."""
     means, labels = faces(4000)
-    found = latent_space.attributes(FACES, means, labels, means, labels)[0]
+    found = attributes.find(FACES, means, labels, means, labels)[0]
     np.testing.assert_allclose(found.direction, [4, 0, 0], atol=0.2)
     plain = means[labels[:, 0]].mean(0) - means[~labels[:, 0]].mean(0)
     assert plain[1] < -2
     assert found.strata == ("-Male -Young", "-Male +Young", "+Male -Young", "+Male +Young")
-    assert latent_space.attributes(FACES, means, labels, means, labels)[1].strata == ("-Young", "+Young")
+    assert attributes.find(FACES, means, labels, means, labels)[1].strata == ("-Young", "+Young")
 
 
 def test_a_stratum_of_few_is_left_out() -> None:
     """Fewer than 20 of one kind make no mean: where no stratum has as many, the plain difference is taken."""
     means, labels = faces(4000)
     labels[:, 1], labels[:, 2] = labels[:, 0], labels[:, 0]
-    found = latent_space.attributes(FACES, means, labels, means, labels)
+    found = attributes.find(FACES, means, labels, means, labels)
     assert [each.strata for each in found] == [()] * 3
     np.testing.assert_allclose(found[0].direction, means[labels[:, 0]].mean(0) - means[~labels[:, 0]].mean(0))
     labels[:, 1] = False
-    assert [each.name for each in latent_space.attributes(FACES, means, labels, means, labels)] == [
+    assert [each.name for each in attributes.find(FACES, means, labels, means, labels)] == [
         "Smiling",
         "Young",
     ]
@@ -95,7 +96,7 @@ def test_without_male_and_young_there_are_no_strata() -> None:
     """Attributes of other things get the plain difference, and no strata are named."""
     means, labels = faces(400)
     things = replace(FACES, attributes=("Hat", "Bow"))
-    found = latent_space.attributes(things, means, labels[:, :2], means, labels[:, :2])[0]
+    found = attributes.find(things, means, labels[:, :2], means, labels[:, :2])[0]
     assert found.strata == ()
     np.testing.assert_allclose(found.direction, means[labels[:, 0]].mean(0) - means[~labels[:, 0]].mean(0))
 
@@ -103,7 +104,7 @@ def test_without_male_and_young_there_are_no_strata() -> None:
 def test_the_quantiles_are_where_the_images_lie_along_a_direction() -> None:
     """Moving from the mean by a quantile's value reaches the projection that so many percent of the images have."""
     means, labels = faces(4000)
-    for found in latent_space.attributes(FACES, means, labels, means, labels):
+    for found in attributes.find(FACES, means, labels, means, labels):
         along = (means - means.mean(0)) @ found.direction
         for percent, value in found.quantiles.items():
             reached = value * found.norm**2
@@ -141,7 +142,7 @@ def posterior_of(rows: int) -> Posterior:
 def test_the_fitted_prior_has_the_moments_of_the_aggregate_posterior() -> None:
     """Mean and covariance of the mixture's draws are those of z ~ q(z), in the collapsed dimension too."""
     posterior = posterior_of(4000)
-    drawn = latent_space.fit_mixture(posterior, 4, seed=1).sample(40_000, seed=2)
+    drawn = mixture.fit(posterior, 4, seed=1).sample(40_000, seed=2)
     expected = np.cov(posterior.mean.numpy().T) + np.diag([0.05, 0.1, 1.0])
     np.testing.assert_allclose(drawn.mean(0), posterior.mean.mean(0).numpy(), atol=0.03)
     np.testing.assert_allclose(np.cov(drawn.T), expected, atol=0.05)
@@ -154,6 +155,6 @@ def test_the_rate_under_a_standard_normal_mixture_is_the_rate() -> None:
     latents = loss.sample(*posterior, noise).double().numpy()
     normal = Mixture(np.ones(1), np.zeros((1, 3)), np.eye(3)[None])
     expected = float(loss.rate_per_dimension(*posterior).sum(1).mean())
-    assert latent_space.rate_under(normal, posterior, latents) == pytest.approx(expected, abs=0.1)
-    fitted = latent_space.fit_mixture(posterior, 4, seed=1)
-    assert latent_space.rate_under(fitted, posterior, latents) < expected - 0.5
+    assert mixture.rate_under(normal, posterior, latents) == pytest.approx(expected, abs=0.1)
+    fitted = mixture.fit(posterior, 4, seed=1)
+    assert mixture.rate_under(fitted, posterior, latents) < expected - 0.5

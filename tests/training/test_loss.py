@@ -106,6 +106,41 @@ def test_the_books_preset_is_the_books_loss() -> None:
     torch.testing.assert_close(total, distortion + 2.048 * rate)
 
 
+def test_the_books_preset_of_faces_is_the_books_loss() -> None:
+    """The preset's loss times 4000/12288 is 2000 x mean squared error + summed KL, but for a constant."""
+    config = preset("book-celeba")
+    torch.manual_seed(0)
+    model = Autoencoder(config)
+    pixels, noise = torch.rand(5, 3, 64, 64), torch.randn(5, 200)
+    posterior = model.encoder(pixels)
+    means = model.decoder(model.latents(posterior, noise)).sigmoid()
+    divergence = -0.5 * (1 + posterior.log_variance - posterior.mean**2 - posterior.log_variance.exp())
+    book = 2000 * (means - pixels).square().mean() + divergence.sum(1).mean()
+    found = model(pixels, noise, config.beta)
+    constant = 12288 / 2 * math.log(2 * math.pi)
+    torch.testing.assert_close((found.total - constant) * 4000 / 12288, book)
+    # What is told of it is the density at the best sigma all the same, so that it compares with other presets.
+    torch.testing.assert_close(
+        found.distortion, 12288 / 2 * (math.log(2 * math.pi) + 1 + (means - pixels).square().mean().log())
+    )
+
+
+def test_a_calibrated_sigma_has_the_gradient_of_half_the_log_of_the_squared_error() -> None:
+    """Though no gradient goes through sigma itself, every weight gets that of D/2 log(mean squared error)."""
+    torch.manual_seed(0)
+    model = Autoencoder(Config(preset="fashion", latent_size=2, likelihood="gaussian"))
+    pixels, noise = torch.rand(7, 1, 32, 32), torch.randn(7, 2)
+    model(pixels, noise, 0.0).total.backward()
+    ours = [weight.grad.clone() for weight in model.decoder.parameters() if weight.grad is not None]
+    model.zero_grad()
+    means = model.decoder(model.latents(model.encoder(pixels), noise)).sigmoid()
+    (1024 / 2 * (means - pixels).square().mean().log()).backward()
+    theirs = [weight.grad for weight in model.decoder.parameters() if weight.grad is not None]
+    assert len(ours) == len(theirs) > 0
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=20)
 def test_sampling_scales_the_noise_by_the_standard_deviation(seed: int) -> None:
@@ -145,5 +180,6 @@ def test_presets_of_clothes_but_the_books_train_on_the_bound_itself() -> None:
         "fashion-2d": 1,
         "fashion-autoencoder-2d": 0,
         "book-fashion-2d": 2.048,
-        "celeba": 2,
+        "celeba": PRESETS["celeba"].beta,
+        "book-celeba": 3.072,
     }

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training.conftest import SLICE
-from training import classifier, references
 from training.__main__ import main
 from training.data import Data, Source, Split
 from training.errors import TrainingError
+from training.measures import classifier, references
 
 
 @given(seed=st.integers(0, 1000), shift=st.floats(-2, 2))

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.training.conftest import SLICE
-from training import checkpoint, pictures
 from training.__main__ import main
+from training.drawing import pictures
+from training.running import checkpoint
 
 PRESETS = ("fashion-autoencoder-2d", "fashion-2d", "fashion")
 EVERY = {"reconstructions", "samples", "interpolation", "histograms", "curves"}

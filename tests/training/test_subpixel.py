@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from training import graphs, model, subpixel
+from training import model
+from training.bundles import graphs, subpixel
+from training.bundles.subpixel import SubpixelConvolution
 from training.config import preset
-from training.subpixel import SubpixelConvolution
 
 few = st.integers(1, 5)
 edge = st.integers(1, 7)

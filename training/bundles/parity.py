@@ -9,7 +9,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from training import graphs
+from training.bundles import graphs
 from training.data import as_pixels
 from training.errors import TrainingError
 from training.model import Autoencoder

@@ -7,11 +7,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from training import schedule
 from training.config import Config
 from training.data import as_pixels
 from training.errors import TrainingError
 from training.model import Autoencoder, Losses
+from training.running import schedule
+from training.running.start import begin_at_principal_components
 
 PATIENCE = 10  # so many losses in a row that are not finite, and the run stops
 
@@ -22,7 +23,13 @@ class Trainer:
     ``average`` is the exponential moving average of the weights: what is evaluated and exported.
     """
 
-    def __init__(self, config: Config, fabric: Fabric, steps_per_epoch: int) -> None:
+    def __init__(
+        self, config: Config, fabric: Fabric, steps_per_epoch: int, images: Tensor | None = None
+    ) -> None:
+        """Begin with random weights; where the config wants a linear path, with the principal components of ``images``.
+
+        ``images`` uint8 [n, h, w, c] are not needed where a checkpoint's state is loaded next.
+        """
         self.config = config
         self.fabric = fabric
         self.steps_per_epoch = steps_per_epoch
@@ -32,6 +39,8 @@ class Trainer:
         self._skipped_in_a_row = 0
         torch.manual_seed(config.seed)
         self.raw_model = Autoencoder(config)
+        if config.linear_path and images is not None:
+            begin_at_principal_components(self.raw_model, images)
         self.average = copy.deepcopy(self.raw_model).requires_grad_(False).to(fabric.device).eval()
         # 1e-7 is the epsilon of Keras, and so of the book's recipe.
         optimizer = torch.optim.Adam(self.raw_model.parameters(), lr=config.learning_rate, eps=1e-7)
@@ -103,7 +112,10 @@ class Trainer:
         for average, current in zip(
             self.average.state_dict().values(), self.raw_model.state_dict().values(), strict=True
         ):
-            average.lerp_(current, weight)
+            if average.is_floating_point():
+                average.lerp_(current, weight)
+            else:  # a count of batches
+                average.copy_(current)
 
     def _count(self, finite: bool) -> None:
         if finite:

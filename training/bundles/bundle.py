@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from training import graphs, parity
+from training.bundles import graphs, parity
 from training.errors import TrainingError
 from training.model import Autoencoder
 

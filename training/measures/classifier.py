@@ -50,12 +50,19 @@ class Classifier(nn.Module):
         return torch.cat(parts).double()
 
     @torch.no_grad()
+    def told(self, images: Tensor, source: Source) -> Tensor:
+        """Which labels it gives to uint8 [n, h, w, c]: bool [n, labels], of classes exactly one."""
+        logits = torch.cat([self(as_pixels(batch)) for batch in torch.split(images, 500)])
+        if source.exclusive:
+            return F.one_hot(logits.argmax(1), logits.shape[1]).bool()
+        told: Tensor = logits > 0
+        return told
+
     def accuracy(self, source: Source, split: Split) -> float:
         """Share of labels told rightly, of classes or of all attributes together."""
-        parts = [self(as_pixels(batch)) for batch in torch.split(split.images, 500)]
-        logits = torch.cat(parts)
-        told = logits.argmax(1) if source.exclusive else logits > 0
-        return float((told == split.labels).float().mean())
+        told = self.told(split.images, source)
+        right = told.gather(1, split.labels[:, None].long()) if source.exclusive else told == split.labels
+        return float(right.float().mean())
 
 
 def of(data: Data, runs: Path, seed: int = 1) -> Classifier:

@@ -6,17 +6,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from training.measures import aggregate
 from training.model import Autoencoder
 
 Pixels = npt.NDArray[np.uint8]
 GAP = 2  # pixels of paper between two images
 
 
-@torch.no_grad()
 def decode(model: Autoencoder, latents: Tensor) -> Pixels:
-    """Decode float32 [n, d] to the mean images of p(x|z), uint8 [n, h, w, c]."""
-    means = torch.cat([model.decoder(rows).sigmoid() for rows in torch.split(latents, 500)])
-    return (means * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    """Decode float32 [n, d] to images that the functions here take, uint8 [n, h, w, c]."""
+    return aggregate.decode(model, latents).numpy()
 
 
 def grid(images: Pixels, columns: int, *, gap: int = GAP, scale: int = 1) -> Image.Image:

@@ -9,9 +9,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from training import subpixel
+from training.bundles import subpixel
+from training.bundles.folding import fold
+from training.bundles.operators import quantise
 from training.model import Autoencoder
-from training.operators import quantise
 
 OPSET = 18
 # The encoder has one form: a strided convolution is already a plain one, and OpenVINO runs this graph as it is.
@@ -28,7 +29,8 @@ class EncoderGraph(nn.Module):
 
     def __init__(self, model: Autoencoder) -> None:
         super().__init__()
-        self.encoder = model.encoder
+        self.encoder = copy.deepcopy(model.encoder)
+        self.encoder.features = fold(self.encoder.features)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Scale, encode."""
@@ -39,46 +41,48 @@ class EncoderGraph(nn.Module):
 class DecoderGraph(nn.Module):
     """Latents float32 [n, d] -> pixels uint8 and means float32 in [0, 1], both [n, h, w, c]."""
 
-    def __init__(self, layers: nn.Module) -> None:
-        """``layers`` give logits [n, c, h, w]."""
+    def __init__(self, decoder: nn.Module) -> None:
+        """``decoder`` gives logits [n, c, h, w]."""
         super().__init__()
-        self.layers = layers
+        self.decoder = decoder
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Decode."""
-        means = self.layers(latents).sigmoid().permute(0, 2, 3, 1)
+        means = self.decoder(latents).sigmoid().permute(0, 2, 3, 1)
         return quantise(means), means
 
 
 class HalfPrecision(nn.Module):
-    """Layers that take and give float32 and compute in float16, as a GPU's tensor cores do."""
+    """A decoder that takes and gives float32 and computes in float16, as a GPU's tensor cores do."""
 
-    def __init__(self, layers: nn.Module) -> None:
-        """Copy ``layers`` with their weights rounded to float16."""
+    def __init__(self, decoder: nn.Module) -> None:
+        """Copy ``decoder`` with its weights rounded to float16."""
         super().__init__()
-        self.layers = copy.deepcopy(layers).half()
+        self.decoder = copy.deepcopy(decoder).half()
 
     def forward(self, latents: Tensor) -> Tensor:
         """[n, d] -> logits [n, c, h, w]; the sigmoid and the grey levels are left to float32."""
-        logits: Tensor = self.layers(latents.half())
+        logits: Tensor = self.decoder(latents.half())
         return logits.float()
 
 
 def write(model: Autoencoder, images: Tensor, folder: Path) -> None:
     """Write all graphs into ``folder``: a single file each, opset 18, any number of rows.
 
-    There is no batch normalisation to fold: the models have none. ``images`` uint8 [n, h, w, c] only lend their shape.
+    Batch normalisation is folded into the layers before it. ``images`` uint8 [n, h, w, c] only lend their shape.
     """
     _write(EncoderGraph(model), images[:3], folder / ENCODER, ["pixels"], ["mean", "log_variance"])
-    layers, size = model.decoder.layers, model.config.latent_size
-    write_decoder(layers, size, folder / DECODER)
-    write_decoder(subpixel.rewrite(layers), size, folder / OPENVINO_DECODER)
-    write_decoder(HalfPrecision(layers), size, folder / FP16_DECODER)
+    decoder, size = copy.deepcopy(model.decoder), model.config.latent_size
+    decoder.layers = fold(decoder.layers)
+    write_decoder(decoder, size, folder / DECODER)
+    write_decoder(HalfPrecision(decoder), size, folder / FP16_DECODER)
+    decoder.layers = subpixel.rewrite(decoder.layers)
+    write_decoder(decoder, size, folder / OPENVINO_DECODER)
 
 
-def write_decoder(layers: nn.Module, latent_size: int, path: Path) -> None:
-    """Write one form of a decoder: ``layers`` take latents [n, d] and give logits [n, c, h, w]."""
-    _write(DecoderGraph(layers), torch.zeros(3, latent_size), path, ["latents"], ["pixels", "means"])
+def write_decoder(decoder: nn.Module, latent_size: int, path: Path) -> None:
+    """Write one form of a decoder, which takes latents [n, d] and gives logits [n, c, h, w]."""
+    _write(DecoderGraph(decoder), torch.zeros(3, latent_size), path, ["latents"], ["pixels", "means"])
 
 
 def _write(graph: nn.Module, example: Tensor, path: Path, inputs: list[str], outputs: list[str]) -> None:

@@ -20,6 +20,14 @@ def encode(model: Autoencoder, images: Tensor) -> Posterior:
     return Posterior(torch.cat(means).float().cpu(), torch.cat(log_variances).float().cpu())
 
 
+@torch.no_grad()
+def decode(model: Autoencoder, latents: Tensor) -> Tensor:
+    """Decode float32 [n, d] to the mean images of p(x|z), uint8 [n, h, w, c]."""
+    device = next(model.parameters()).device
+    parts = [model.decoder(rows.to(device)).sigmoid() for rows in torch.split(latents, ROWS)]
+    return (torch.cat(parts) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+
+
 def gaussian_divergence(posterior: Posterior, *, variational: bool) -> float:
     """KL(N(m, S) || N(0, I)) in nats, m and S the mean and covariance of the aggregate posterior.
 

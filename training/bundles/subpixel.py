@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.operators import depth_to_space
+from training.bundles.operators import depth_to_space
 
 
 class SubpixelConvolution(nn.Module):

@@ -1,4 +1,4 @@
-"""``python -m training.upsampling``: how fast a decoder is in ONNX Runtime, by its way of doubling height and width.
+"""``python -m training.bundles.upsampling``: how fast a decoder is in ONNX Runtime, by its way of doubling the size.
 
 One thread on one core. The decoders have the widths of a preset's and random weights, which cost the same as trained
 ones. Prints images/s at several batch sizes, and whether a row's result depends on the rows beside it.
@@ -16,9 +16,10 @@ import onnxruntime
 import torch
 from torch import nn
 
-from training import graphs, model, parity
+from training import model
+from training.bundles import graphs, parity
+from training.bundles.subpixel import SubpixelConvolution
 from training.config import Config, preset
-from training.subpixel import SubpixelConvolution
 
 BATCHES = (1, 8, 64, 256)
 ROUNDS = 9

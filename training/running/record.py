@@ -7,11 +7,11 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from training import checkpoint
 from training.data import Data
 from training.evaluate import losses_on
 from training.model import Losses
-from training.trainer import Trainer
+from training.running import checkpoint
+from training.running.trainer import Trainer
 
 LOG_EVERY = 50  # steps between two points in TensorBoard
 

@@ -1,0 +1,1 @@
+"""Figures of a trained model: what evaluate measures, and what it is compared with."""
