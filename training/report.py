@@ -8,21 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from training import files, randomness
-from training.data import Data, sources
+from training import files
+from training.data import sources
 from training.drawing import pictures, plots
-from training.evaluate import evaluate, table_cells, training_figures
-from training.measures import aggregate, mixture
-from training.model import Autoencoder, Posterior
+from training.evaluate import SHOWN, evaluate, table_cells, training_figures
+from training.measures import edits, neighbours
+from training.measures.subject import Subject
 from training.running import checkpoint
 
 TEMPLATE = Path(__file__).with_name("drawing") / "report.html.j2"
 PAGE = "index.html"
 SIDE = 24  # images along one side of the decoded wall
+SAMPLES, COLUMNS = 96, 16
+STEPS = 9  # of an attribute's strip, from strength -2 to 2
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -33,7 +36,7 @@ def main(arguments: argparse.Namespace) -> int:
     data = sources.load(loaded[0][0].config, arguments.data)
     for name, (_, state) in zip(arguments.preset, loaded, strict=True):
         checkpoint.require_data(state, data, arguments.runs / name)
-    chapters = [chapter(model, state, data, out) for model, state in loaded]
+    chapters = [chapter(Subject(model, data, arguments.runs), state, out) for model, state in loaded]
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         TEMPLATE.read_text()
     )
@@ -41,6 +44,8 @@ def main(arguments: argparse.Namespace) -> int:
         data=data.source.name,
         images=len(data.test),
         chapters=chapters,
+        classes=data.source.exclusive,
+        held_out=data.source.held_out,
         comparison=_comparison(chapters),
         table=table_cells([{"preset": entry.preset, **entry.figures} for entry in chapters]),
     )
@@ -61,58 +66,80 @@ class Chapter:
     pictures: dict[str, str] = field(default_factory=dict)
 
 
-def chapter(model: Autoencoder, state: dict[str, Any], data: Data, out: Path) -> Chapter:
+def chapter(subject: Subject, state: dict[str, Any], out: Path) -> Chapter:
     """Measure and draw one trained model; its PNGs go into ``out``."""
-    config = model.config
-    figures = {**evaluate(model, data.test), **training_figures(state)}
+    config = subject.model.config
+    figures = {**evaluate(subject.model, subject.data.test), **training_figures(state)}
     entry = Chapter(config.preset, state, figures, config.variational, config.latent_size)
-    for name, picture in _draw(model, state, data).items():
+    for name, picture in _draw(subject, state).items():
         path = out / f"{config.preset}-{name}.png"
         _save(picture, path)
         entry.pictures[name] = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
     return entry
 
 
-def _draw(model: Autoencoder, state: dict[str, Any], data: Data) -> dict[str, Image.Image | Figure]:
-    config, classes = model.config, data.source.attributes
-    posterior = aggregate.encode(model, data.test.images)
-    normal = randomness.noise(config.seed, "report", 96, config.latent_size)
+def _draw(subject: Subject, state: dict[str, Any]) -> dict[str, Image.Image | Figure]:
+    model, data, posterior = subject.model, subject.data, subject.test
+    config = model.config
+    samples = pictures.decode(model, subject.normal_latents(SAMPLES, "report"))
     drawn: dict[str, Image.Image | Figure] = {
-        "reconstructions": _reconstructions(model, posterior, data),
-        "samples": pictures.grid(pictures.decode(model, normal), 16),
-        "interpolation": _interpolation(model, posterior, data),
+        "reconstructions": _reconstructions(subject),
+        "samples": pictures.grid(samples, COLUMNS),
+        "interpolation": _interpolation(subject),
         "histograms": plots.histograms(posterior, model.rate(posterior), variational=config.variational),
     }
     if state["history"]:  # none of a run that was stopped in its first epoch
         drawn["curves"] = plots.curves(state["history"], variational=config.variational)
     if config.variational:
-        drawn["fitted"] = pictures.grid(pictures.decode(model, _fitted_samples(model, data)), 16)
+        fitted = torch.from_numpy(subject.mixture.sample(SAMPLES, config.seed)).float()
+        decoded = pictures.decode(model, fitted)
+        drawn["fitted"] = pictures.grid(decoded, COLUMNS)
+        nearest = neighbours.nearest(torch.from_numpy(decoded[:COLUMNS]), data.train.images).rows
+        pairs = pictures.interleave(decoded[:COLUMNS], data.train.images[nearest].numpy(), COLUMNS)
+        drawn["neighbours"] = pictures.grid(pairs, COLUMNS)
+        drawn |= _draw_attributes(subject)
     if config.latent_size == 2:
-        drawn["scatter"] = plots.scatter(posterior.mean, data.test.labels, classes)
+        drawn["scatter"] = plots.scatter(posterior.mean, data.test.labels, data.source.attributes)
         wall = pictures.wall_latents(posterior.mean, SIDE)
         drawn["wall"] = pictures.grid(pictures.decode(model, wall), SIDE, gap=0)
     return drawn
 
 
-def _reconstructions(model: Autoencoder, posterior: Posterior, data: Data) -> Image.Image:
-    rows = pictures.one_of_each(data.test.labels, len(data.source.attributes), 2)
-    originals = data.test.images[rows].numpy()
-    decoded = pictures.decode(model, posterior.mean[rows])
-    return pictures.grid(pictures.interleave(originals, decoded, len(rows)), len(rows))
+def _draw_attributes(subject: Subject) -> dict[str, Image.Image | Figure]:
+    """A strip for each attribute, what each changes, and where those that have one lie."""
+    attributes, source = subject.attributes, subject.data.source
+    if not attributes:
+        return {}
+    strengths = torch.linspace(-2, 2, STEPS)[:, None]
+    directions = [torch.from_numpy(attribute.direction).float() for attribute in attributes]
+    latents = torch.cat([subject.test.mean[:1] + strengths * direction for direction in directions])
+    decoded = pictures.decode(subject.model, latents)
+    strips = decoded.reshape(len(attributes), STEPS, *decoded.shape[1:])
+    names = [attribute.name for attribute in attributes]
+    drawn: dict[str, Image.Image | Figure] = {"strips": pictures.labelled(strips, names, 2)}
+    if edited := edits.quality(subject):
+        matrix = np.array([figures["changes"] for figures in edited.values()])
+        drawn["changes"] = plots.changes(matrix, list(edited), source.attributes)
+    if not source.exclusive:
+        shown = [name for name in SHOWN if name in names] or names[:6]
+        drawn["map"] = plots.latent_map(subject.test.mean, subject.data.test.labels, source.attributes, shown)
+    return drawn
 
 
-def _interpolation(model: Autoencoder, posterior: Posterior, data: Data) -> Image.Image:
+def _reconstructions(subject: Subject) -> Image.Image:
+    test = subject.data.test
+    rows = pictures.one_of_each(test.labels, len(subject.data.source.attributes), 2)
+    originals, decoded = test.images[rows].numpy(), subject.reconstructions[rows].numpy()
+    columns = len(rows) if subject.data.source.exclusive else len(rows) // 2
+    return pictures.grid(pictures.interleave(originals, decoded, columns), columns)
+
+
+def _interpolation(subject: Subject) -> Image.Image:
     """From an image of each class in turn to one of the next class but four, in 16 steps."""
-    ends = posterior.mean[pictures.one_of_each(data.test.labels, len(data.source.attributes), 1)]
-    latents = pictures.path_latents(ends[:5], ends[5:10], 16)
-    return pictures.grid(pictures.decode(model, latents), 16)
-
-
-def _fitted_samples(model: Autoencoder, data: Data) -> torch.Tensor:
-    config = model.config
-    posterior = aggregate.encode(model, data.train.images)
-    fitted = mixture.fit(posterior, config.mixture_components, config.seed)
-    return torch.from_numpy(fitted.sample(96, config.seed)).float()
+    rows = pictures.one_of_each(subject.data.test.labels, len(subject.data.source.attributes), 1)
+    ends = subject.test.mean[rows]
+    latents = pictures.path_latents(ends[:5], ends[5:10], COLUMNS)
+    return pictures.grid(pictures.decode(subject.model, latents), COLUMNS)
 
 
 def _comparison(chapters: list[Chapter]) -> tuple[Chapter, Chapter] | None:

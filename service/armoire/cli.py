@@ -136,6 +136,13 @@ def _parser() -> argparse.ArgumentParser:
         help="an attribute of the model and how much of it; 1 is the distance between the class means",
     )
     edit.add_argument(
+        "--orthogonal-to",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an attribute that the edit is to leave alone: it is projected out of each that is added; may be repeated",
+    )
+    edit.add_argument(
         "--steps", type=_positive, default=1, help="show the way from nothing to all of it in so many images"
     )
     _add_outputs(edit, "edited.png")

@@ -156,6 +156,7 @@ class Client:
         strength: float = 1.0,
         *,
         unit: bool = False,
+        orthogonal_to: Sequence[str] = (),
     ) -> Traversal:
         """Move points along a direction, or along several named attributes at once, and decode them.
 
@@ -165,10 +166,14 @@ class Client:
                 or a mapping from attribute names to strengths.
             strength: for a named attribute 1 is the distance between the class means.
             unit: bring the direction to length 1 first.
+            orthogonal_to: names of attributes that the move is to leave alone; they are projected out of it.
         """
         moves = direction.items() if isinstance(direction, Mapping) else [(direction, strength)]
         scale = pb.EDIT_SCALE_UNIT if unit else pb.EDIT_SCALE_CLASS_DISTANCE
-        edits = [pb.AttributeEdit(strength=amount, scale=scale, **_direction(move)) for move, amount in moves]
+        edits = [
+            pb.AttributeEdit(strength=amount, scale=scale, orthogonal_to=orthogonal_to, **_direction(move))
+            for move, amount in moves
+        ]
         request = pb.AddAttributeRequest(points=_points(points), edits=edits, **self._which)
         reply = self._call(self._stub.AddAttribute, request)
         return Traversal(_array(reply.images.pixels), _array(reply.latents))

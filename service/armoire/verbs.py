@@ -129,7 +129,12 @@ def edit(arguments: argparse.Namespace) -> int:
             points = client.encode(points).means
         shares = np.linspace(0, 1, arguments.steps) if arguments.steps > 1 else np.ones(1)
         moved = [
-            client.add_attribute(points, {k: v * float(share) for k, v in edits.items()}) for share in shares
+            client.add_attribute(
+                points,
+                {name: strength * float(share) for name, strength in edits.items()},
+                orthogonal_to=arguments.orthogonal_to,
+            )
+            for share in shares
         ]
     # Row by row: one image, from nothing to all of the edit.
     images, z = (np.stack(parts, axis=1) for parts in zip(*moved, strict=True))

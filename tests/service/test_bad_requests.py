@@ -517,6 +517,12 @@ VALUES: list[tuple[str, Message, str, str]] = [
         "edits[0]",
         "a direction of length 0 has no unit vector",
     ),
+    (
+        "AddAttribute",
+        edited(attribute="bag", orthogonal_to=["shirt", "bag"]),
+        "edits[0].orthogonal_to",
+        "nothing is left of the direction",
+    ),
     *(
         (rpc, but(rpc, image_format=number), "image_format", f"{number} came; IMAGE_FORMAT_UNSPECIFIED")
         for rpc in ("Decode", "Sample", "Interpolate", "AddAttribute")
@@ -685,6 +691,13 @@ def test_too_many_edits(calls: pb_grpc.LatentServiceStub) -> None:
     check_invalid(calls, "AddAttribute", request, "edits", "at most 64 are taken")
 
 
+def test_too_many_directions_to_be_orthogonal_to(calls: pb_grpc.LatentServiceStub) -> None:
+    """They are counted over all edits, and the limit is named."""
+    edit = pb.AttributeEdit(attribute="bag", orthogonal_to=["shirt"] * 33)
+    request = but("AddAttribute", edits=[edit, edit])
+    check_invalid(calls, "AddAttribute", request, "edits.orthogonal_to", "66 came over all edits; at most 64")
+
+
 NAMES = [
     *((rpc, but(rpc, model="no-such-model"), "model 'no-such-model'", "model") for rpc in RPCS[1:]),
     *((rpc, but(rpc, model="Fashion-MNIST"), "model 'Fashion-MNIST'", "model") for rpc in RPCS[1:]),
@@ -697,6 +710,12 @@ NAMES = [
     ("Sample", but("Sample", prior="cauchy"), "prior 'cauchy'", "prior"),
     ("AddAttribute", edited(attribute="hat"), "attribute 'hat'", "attribute"),
     ("AddAttribute", edited(attribute=""), "attribute ''", "attribute"),
+    (
+        "AddAttribute",
+        edited(attribute="bag", orthogonal_to=["shirt", "hat"]),
+        "attribute 'hat'",
+        "attribute",
+    ),
 ]
 
 

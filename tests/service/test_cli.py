@@ -112,6 +112,17 @@ def test_interpolate_shows_both_ends(type_in, client: Client) -> None:
     assert pixels_of("s.png").shape == (68, 5 * 66 + 2)
 
 
+def test_edit_leaves_alone_what_it_is_told_to(type_in, client: Client) -> None:
+    """--orthogonal-to, said twice, reaches the service: the latents are those that a client gets."""
+    type_in("armoire sample --count 1 --seed 3 --files in --out in.png")
+    command = "armoire edit in/0.png --add bag=2 --orthogonal-to shirt --orthogonal-to coat --latents z.npy --out e.png"
+    assert type_in(command) == 0
+    means = client.encode(client.sample(1, seed=3).images).means
+    wanted = client.add_attribute(means, "bag", 2.0, orthogonal_to=["shirt", "coat"]).latents
+    np.testing.assert_allclose(np.load("z.npy").reshape(1, 16), wanted, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(wanted, client.add_attribute(means, "bag", 2.0).latents, atol=0.01)
+
+
 def test_edit_walks_from_nothing_to_all_of_it(type_in, client: Client) -> None:
     """With --steps, each row of the picture goes from the image itself to the whole edit."""
     type_in("armoire sample --count 2 --seed 3 --files in --out in.png")

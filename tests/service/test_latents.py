@@ -223,6 +223,30 @@ def test_a_unit_direction_has_length_one_and_the_same_sense(direction: np.ndarra
     np.testing.assert_allclose(unit @ wide, np.linalg.norm(wide), rtol=1e-6)
 
 
+@given(
+    hnp.arrays(np.float32, 6, elements=MODERATE).filter(np.any),
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.just(6)), elements=MODERATE),
+)
+def test_what_is_left_of_a_direction_is_orthogonal_to_the_others(
+    direction: np.ndarray, others: np.ndarray
+) -> None:
+    """It is as near to the direction as anything orthogonal to all of the others, whatever their number and lengths."""
+    left = latents.orthogonal(direction, others).astype(np.float64)
+    wide, lengths = direction.astype(np.float64), np.linalg.norm(others.astype(np.float64), axis=1)
+    scale = np.linalg.norm(wide)
+    cosines = (others[lengths > 0].astype(np.float64) @ left) / lengths[lengths > 0]
+    assert np.abs(cosines).max(initial=0) <= 1e-5 * scale
+    # The way from what is left to the direction lies within the others: it is orthogonal to what is left.
+    assert abs((wide - left) @ left) <= 1e-5 * scale**2
+
+
+def test_nothing_is_left_of_a_direction_within_the_others() -> None:
+    """A sum of the others leaves zeros, and not the rounding of zeros."""
+    others = np.random.default_rng(0).standard_normal((3, 7)).astype(np.float32)
+    assert not latents.orthogonal(others.sum(0), others).any()
+    assert np.isinf(latents.orthogonal(np.full(7, np.inf, np.float32), others)).all()
+
+
 def test_a_direction_of_length_zero_has_no_unit_vector() -> None:
     """There is nothing to bring to length 1."""
     with pytest.raises(ValueError, match="length 0"):

@@ -144,6 +144,18 @@ def test_examples_give_the_difference_of_their_means(client: Client, z: np.ndarr
     np.testing.assert_allclose(moved.latents, z + 0.5 * direction, rtol=1e-4, atol=1e-5)
 
 
+def test_a_move_can_be_told_to_leave_attributes_alone(client: Client, bare: Bare, z: np.ndarray) -> None:
+    """What moves is the direction less its part within those of the attributes named, by least squares."""
+    arrays, names = np.load(FASHION / "latent_space.npz"), list(client.models()[0].attributes)
+    rows = [names.index(name) for name in ("bag", "shirt", "coat")]
+    bag, *others = arrays["attribute_directions"][rows].astype(np.float64)
+    basis = np.stack(others, axis=1)
+    left = bag - basis @ np.linalg.solve(basis.T @ basis, basis.T @ bag)
+    moved = client.add_attribute(z, "bag", 2.0, orthogonal_to=["shirt", "coat"])
+    np.testing.assert_allclose(moved.latents, z + 2 * left, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(moved.images, bare.decode(moved.latents))
+
+
 def test_edits_of_several_kinds_add_up(
     stub: pb_grpc.LatentServiceStub, client: Client, z: np.ndarray
 ) -> None:

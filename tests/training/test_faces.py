@@ -77,6 +77,14 @@ def test_the_figures_name_the_part_that_was_held_out(folder: Path, runs: Path) -
     assert len(figures["rate_per_dimension"]) == 200
 
 
+def test_the_report_shows_every_attribute(folder: Path, runs: Path, tmp_path: Path) -> None:
+    """Strips, changed labels and the map of latents are drawn, with the names that the images came with."""
+    assert main(["report", "celeba", "--data", str(folder), "--runs", str(runs), "--out", str(tmp_path)]) == 0
+    drawn = {path.stem.removeprefix("celeba-") for path in tmp_path.glob("*.png")}
+    assert drawn >= {"reconstructions", "samples", "fitted", "neighbours", "strips", "map", "histograms"}
+    assert "garment" not in (tmp_path / "index.html").read_text()
+
+
 def test_two_processes_follow_the_curve_of_one(folder: Path, runs: Path, tmp_path: Path) -> None:
     """Fifty steps with a calibrated sigma and mirrored images: two gloo processes have the losses of one, to 1e-4."""
     options = ("fit", "celeba", "--epochs", "10", "--batch-size", "28", "--runs")

@@ -1,9 +1,11 @@
 """Pictures made of images: grids and strips, pixel for pixel."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from training.measures import aggregate
@@ -66,3 +68,18 @@ def path_latents(start: Tensor, end: Tensor, steps: int) -> Tensor:
     """Straight lines z = z_a (1 - alpha) + z_b alpha, both ends included: two [n, d] -> [n * steps, d]."""
     alpha = torch.linspace(0, 1, steps)[None, :, None]
     return (start[:, None] * (1 - alpha) + end[:, None] * alpha).flatten(0, 1)
+
+
+def labelled(strips: Pixels, names: Sequence[str], columns: int) -> Image.Image:
+    """Lay strips uint8 [n, steps, h, w, c] out in ``columns``, each under its name, on white."""
+    count, _, height, _, _ = strips.shape
+    drawn = [grid(strip, len(strip)) for strip in strips]
+    width, text = drawn[0].width + 4 * GAP, max(14, height // 5)
+    rows = -(-count // columns)
+    paper = Image.new("RGB", (columns * width, rows * (height + text + 3 * GAP)), "white")
+    draw, font = ImageDraw.Draw(paper), ImageFont.load_default(text * 0.8)
+    for index, (strip, name) in enumerate(zip(drawn, names, strict=True)):
+        left, top = index // rows * width, index % rows * (height + text + 3 * GAP)
+        draw.text((left, top), name.replace("_", " "), fill="#22262b", font=font)
+        paper.paste(strip, (left, top + text))
+    return paper

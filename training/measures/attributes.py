@@ -141,7 +141,7 @@ def _attribute(
     auc = logistic = 0.5  # where all are members, or none, nothing can be told apart
     if 0 < seen.sum() < len(seen):
         auc = float(roc_auc_score(seen, test @ direction))
-        regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+        regression = make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cholesky"))
         regression.fit(train[:YARDSTICK_IMAGES], member[:YARDSTICK_IMAGES])
         logistic = float(roc_auc_score(seen, regression.decision_function(test)))
     positives, negatives = int(member.sum()), int((~member).sum())

@@ -50,7 +50,7 @@ def fit(posterior: Posterior, components: int, seed: int) -> Mixture:
     means = posterior.mean.double().numpy()
     # A full covariance wants more rows than dimensions.
     components = max(1, min(components, len(means) // (2 * means.shape[1])))
-    mixture = GaussianMixture(components, covariance_type="full", random_state=seed, max_iter=300, tol=1e-3)
+    mixture = GaussianMixture(components, covariance_type="full", random_state=seed, max_iter=100, tol=1e-2)
     mixture.fit(means)
     share = mixture.predict_proba(means)
     spread = (share.T @ posterior.log_variance.double().exp().numpy()) / share.sum(0)[:, None]

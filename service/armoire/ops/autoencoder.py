@@ -25,11 +25,15 @@ Places = Floats | Pixels
 
 @dataclass(frozen=True)
 class Edit:
-    """One move: ``strength`` x direction, where direction is a name, a vector [d], or two groups of points."""
+    """One move: ``strength`` x direction, where direction is a name, a vector [d], or two groups of points.
+
+    The directions of the attributes ``orthogonal_to`` are projected out of it first.
+    """
 
     direction: str | Floats | tuple[Places, Places]
     strength: float = 1.0
     unit: bool = False
+    orthogonal_to: tuple[str, ...] = ()
 
 
 class Autoencoder:
@@ -111,11 +115,14 @@ class Autoencoder:
 
         Raises:
             NotFound: an attribute that the model does not know.
-            InvalidArgument: a direction without length at unit scale, or a move out of float32's range.
+            InvalidArgument: a direction without length at unit scale, or that lies within those that it is to be
+                orthogonal to, or a move out of float32's range.
         """
         for edit in edits:
-            if isinstance(edit.direction, str) and edit.direction not in self.bundle.directions:
-                raise NotFound(f"attribute {quoted(edit.direction)} is unknown", self.bundle.directions)
+            named = (edit.direction,) if isinstance(edit.direction, str) else ()
+            for name in (*named, *edit.orthogonal_to):
+                if name not in self.bundle.directions:
+                    raise NotFound(f"attribute {quoted(name)} is unknown", self.bundle.directions)
         examples = [group for edit in edits if isinstance(edit.direction, tuple) for group in edit.direction]
         z, *means = await self.points([places, *examples], len(places), call)
         pairs = iter(zip(means[::2], means[1::2], strict=True))
@@ -127,6 +134,14 @@ class Autoencoder:
                 direction = latents.difference_of_means(*next(pairs))
             else:
                 direction = edit.direction
+            if edit.orthogonal_to:
+                others = np.stack([self.bundle.directions[name] for name in edit.orthogonal_to])
+                direction = latents.orthogonal(direction, others)
+                if not direction.any():
+                    raise InvalidArgument(
+                        "nothing is left of the direction: it lies within those that it is to be orthogonal to",
+                        f"edits[{index}].orthogonal_to",
+                    )
             if edit.unit:
                 if not direction.any():
                     raise InvalidArgument("a direction of length 0 has no unit vector", f"edits[{index}]")

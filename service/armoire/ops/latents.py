@@ -92,6 +92,24 @@ def difference_of_means(positives: Floats, negatives: Floats) -> Floats:
         return gap.astype(np.float32)
 
 
+def orthogonal(direction: Floats, others: Floats) -> Floats:
+    """Give what is left of a direction [d] orthogonal to each of the others [k, d]: the least squares residual.
+
+    Where the latents are uncorrelated over the data, as N(0, I) wants them, a move along it leaves the others'
+    projections where they were. Zeros where nothing but rounding is left; not finite where the direction is not.
+    """
+    wide, basis = direction.astype(np.float64), others.astype(np.float64).T
+    if not np.isfinite(wide).all():
+        return direction
+    # Directions of any length: the fit would call the shorter ones rounding of the longer.
+    lengths = np.linalg.norm(basis, axis=0)
+    basis = basis / np.where(lengths > 0, lengths, 1.0)
+    left = wide - basis @ np.linalg.lstsq(basis, wide, rcond=None)[0]
+    if np.linalg.norm(left) <= 1e-6 * np.linalg.norm(wide):
+        return np.zeros_like(direction)
+    return left.astype(np.float32)
+
+
 def unit(direction: Floats) -> Floats:
     """Bring a direction [d] to length 1; one that is infinite becomes NaN.
 

@@ -86,18 +86,20 @@ class Examples(_message.Message):
     def __init__(self, positives: _Optional[_Union[Points, _Mapping]] = ..., negatives: _Optional[_Union[Points, _Mapping]] = ...) -> None: ...
 
 class AttributeEdit(_message.Message):
-    __slots__ = ("attribute", "vector", "examples", "strength", "scale")
+    __slots__ = ("attribute", "vector", "examples", "strength", "scale", "orthogonal_to")
     ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
     VECTOR_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     STRENGTH_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
+    ORTHOGONAL_TO_FIELD_NUMBER: _ClassVar[int]
     attribute: str
     vector: Tensor
     examples: Examples
     strength: float
     scale: EditScale
-    def __init__(self, attribute: _Optional[str] = ..., vector: _Optional[_Union[Tensor, _Mapping]] = ..., examples: _Optional[_Union[Examples, _Mapping]] = ..., strength: _Optional[float] = ..., scale: _Optional[_Union[EditScale, str]] = ...) -> None: ...
+    orthogonal_to: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, attribute: _Optional[str] = ..., vector: _Optional[_Union[Tensor, _Mapping]] = ..., examples: _Optional[_Union[Examples, _Mapping]] = ..., strength: _Optional[float] = ..., scale: _Optional[_Union[EditScale, str]] = ..., orthogonal_to: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Attribute(_message.Message):
     __slots__ = ("name", "norm", "auc", "positives", "negatives")

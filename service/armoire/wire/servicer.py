@@ -105,6 +105,11 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
             raise InvalidArgument("none came; at least one is wanted", "edits")
         if len(request.edits) > MAX_EDITS:
             raise InvalidArgument(f"{len(request.edits)} came; at most {MAX_EDITS} are taken", "edits")
+        kept = sum(len(edit.orthogonal_to) for edit in request.edits)
+        if kept > MAX_EDITS:
+            raise InvalidArgument(
+                f"{kept} came over all edits; at most {MAX_EDITS} are taken", "edits.orthogonal_to"
+            )
         rows = _point_rows(request.points)
         self._limit(rows, "points")
         for index, edit in enumerate(request.edits):
@@ -180,7 +185,8 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
                 )
             case _:
                 raise InvalidArgument("none of attribute, vector, examples is set; one is wanted", field)
-        return Edit(direction, strength, unit=edit.scale == pb.EDIT_SCALE_UNIT)
+        unit = edit.scale == pb.EDIT_SCALE_UNIT
+        return Edit(direction, strength, unit=unit, orthogonal_to=tuple(edit.orthogonal_to))
 
     async def _reply(self, reply: _WithImages, pixels: Pixels, image_format: pb.ImageFormat) -> bytes:
         """Serialize ``reply`` with its images, uint8 [..., h, w, c]."""
