@@ -50,6 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     instead = fit.add_argument_group("instead of what the preset says")
     instead.add_argument("--epochs", type=_positive, help="passes over the training images")
     instead.add_argument("--batch-size", type=_positive, help="images per step, over all processes together")
+    instead.add_argument(
+        "--accumulate",
+        type=_positive,
+        help="parts in which a process takes its share of a batch, where memory is short",
+    )
     instead.add_argument("--learning-rate", type=_rate, help="the highest rate of the schedule")
     instead.add_argument("--beta", type=_rate, help="weight of the rate against the distortion")
     instead.add_argument("--likelihood", choices=LIKELIHOODS, help="what p(x given z) is")

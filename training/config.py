@@ -43,6 +43,7 @@ class Config:
 
     epochs: int = 25
     batch_size: int = 120
+    accumulate: int = 1  # parts in which a process takes its share of a batch, one after the other
     learning_rate: float = 2e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = 250

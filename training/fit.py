@@ -3,23 +3,22 @@
 import argparse
 import os
 import sys
+import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Never
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 from tqdm import tqdm
 
-from training import randomness
 from training.config import Config, preset
 from training.data import Data, sources
 from training.errors import TrainingError
 from training.running import checkpoint
 from training.running.interruption import Interruption
+from training.running.loader import Loader
 from training.running.record import Record
 from training.running.trainer import Trainer
 
@@ -31,7 +30,7 @@ def main(arguments: argparse.Namespace) -> int:
     folder: Path = arguments.runs / arguments.preset
     overrides = {
         name: value
-        for name in ("epochs", "batch_size", "learning_rate", "beta", "likelihood", "seed")
+        for name in ("epochs", "batch_size", "learning_rate", "beta", "likelihood", "accumulate", "seed")
         if (value := getattr(arguments, name)) is not None
     }
     config = preset(arguments.preset)
@@ -58,18 +57,18 @@ def fit(config: Config, data: Data, folder: Path, state: dict[str, Any] | None =
         TrainingError: the batch cannot be shared among the processes, or the loss stays non-finite.
     """
     fabric = _fabric()
-    if config.batch_size % fabric.world_size:
+    parts = fabric.world_size * config.accumulate
+    if config.batch_size % parts:
         raise TrainingError(
             f"batch size {config.batch_size} cannot be shared by {fabric.world_size} processes"
+            + (f" in {config.accumulate} parts each" if config.accumulate > 1 else "")
         )
-    steps_per_epoch = len(data.train) // config.batch_size
-    if not steps_per_epoch:
-        raise TrainingError(
-            f"batch size {config.batch_size} is more than the {len(data.train)} training images"
-        )
+    images = data.train.images
+    loader = Loader(config, images, fabric.device, fabric.global_rank, fabric.world_size)
+    if not loader.steps_per_epoch:
+        raise TrainingError(f"batch size {config.batch_size} is more than the {len(images)} training images")
 
-    images = data.train.images.to(fabric.device)
-    trainer = Trainer(config, fabric, steps_per_epoch, images if state is None else None)
+    trainer = Trainer(config, fabric, loader.steps_per_epoch, images if state is None else None)
     record = Record(folder, data, trainer, writes=fabric.is_global_zero)
     if state is not None:
         checkpoint.require_data(state, data, folder)
@@ -82,19 +81,14 @@ def fit(config: Config, data: Data, folder: Path, state: dict[str, Any] | None =
     total = trainer.steps * config.batch_size
 
     with Interruption() as interruption, record, _bar(fabric, total) as bar:
+        began = time.monotonic()
         bar.update(trainer.step_count * config.batch_size)
         while trainer.step_count < trainer.steps:
-            for rows in _batches(config, trainer.step_count, steps_per_epoch, len(images)):
-                share = slice(fabric.global_rank, None, fabric.world_size)
-                noise = randomness.noise(
-                    config.seed, "latent", config.batch_size, config.latent_size, trainer.step_count
-                )
-                batch = images[rows[share].to(images.device)]
-                if config.flips:
-                    mirrored = randomness.coins(config.seed, "flip", config.batch_size, trainer.step_count)
-                    batch = _mirror(batch, mirrored[share].to(images.device))
-                losses = trainer.step(batch, noise[share].to(images.device))
+            for batch, noise in loader.epoch(trainer.step_count):
+                losses = trainer.step(batch, noise)
                 record.add(losses)
+                share = loader.waited / (time.monotonic() - began)
+                bar.set_postfix_str(f"{share:.1%} waiting for data", refresh=False)
                 bar.update(config.batch_size)
                 if _any_process(fabric, interruption.requested):
                     record.save()
@@ -136,19 +130,6 @@ def _fabric() -> Fabric:
     # DistributedDataParallel remarks on the memory layout of a convolution with one input channel; it costs nothing.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     return fabric
-
-
-def _batches(config: Config, step: int, steps_per_epoch: int, images: int) -> Iterator[Tensor]:
-    """Rows of the batches that are left of the epoch at ``step``; the images that fill no batch wait for the next."""
-    epoch, done = divmod(step, steps_per_epoch)
-    order = randomness.order(config.seed, images, epoch)
-    for batch in range(done, steps_per_epoch):
-        yield order[batch * config.batch_size : (batch + 1) * config.batch_size]
-
-
-def _mirror(images: Tensor, chosen: Tensor) -> Tensor:
-    """Exchange left and right of the chosen [n] among images [n, h, w, c]."""
-    return torch.where(chosen[:, None, None, None], images.flip(2), images)
 
 
 def _any_process(fabric: Fabric, requested: bool) -> bool:

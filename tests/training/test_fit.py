@@ -239,8 +239,8 @@ def test_a_loss_that_stays_non_finite_stops_the_run(
     assert "--learning-rate" in error
 
 
-def new_trainer(likelihood: Likelihood = "bernoulli") -> Trainer:
-    config = replace(preset("fashion-2d"), likelihood=likelihood)
+def new_trainer(likelihood: Likelihood = "bernoulli", accumulate: int = 1) -> Trainer:
+    config = replace(preset("fashion-2d"), likelihood=likelihood, accumulate=accumulate)
     return Trainer(config, Fabric(accelerator="cpu", devices=1), steps_per_epoch=100)
 
 
@@ -274,6 +274,28 @@ def test_only_skips_in_a_row_count_as_persistent(trainer: Trainer, data: Data) -
         trainer.step(images, noise)
     with pytest.raises(TrainingError, match="in a row"):
         trainer.step(images, bad)
+
+
+def test_a_batch_taken_in_parts_is_the_same_step(data: Data) -> None:
+    """Four parts of a batch leave the gradient, and so the weights, that the whole batch would leave."""
+    noise = torch.randn(16, 2, generator=torch.Generator().manual_seed(3))
+    after = []
+    for parts in (1, 4):
+        trainer = new_trainer("bernoulli", accumulate=parts)
+        losses = trainer.step(data.train.images[:16], noise)
+        assert losses is not None
+        after.append((losses, trainer.raw_model.state_dict()))
+    torch.testing.assert_close(torch.stack([*after[0][0]]), torch.stack([*after[1][0]]))
+    for name, value in after[0][1].items():
+        torch.testing.assert_close(value, after[1][1][name], atol=1e-6, rtol=1e-4)
+
+
+def test_parts_that_a_batch_does_not_divide_into_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Parts are of one size, or there is one line."""
+    assert fit("fashion", tmp_path, "--batch-size", "100", "--accumulate", "3") == 2
+    assert "in 3 parts each" in capsys.readouterr().err
 
 
 def test_the_average_moves_slower_than_the_weights(trainer: Trainer, data: Data) -> None:
