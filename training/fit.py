@@ -7,7 +7,7 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Never
+from typing import Any, Never, TextIO
 
 import torch
 from lightning_fabric import Fabric
@@ -76,7 +76,7 @@ def fit(config: Config, data: Data, folder: Path, state: dict[str, Any] | None =
             trainer.load_state(state)
             record.load_state(state)
     if trainer.step_count == trainer.steps:
-        fabric.print(f"{folder}: all {config.epochs} epochs are done")
+        _say(fabric, f"{folder}: all {config.epochs} epochs are done")
         return 0
     total = trainer.steps * config.batch_size
 
@@ -92,9 +92,7 @@ def fit(config: Config, data: Data, folder: Path, state: dict[str, Any] | None =
                 bar.update(config.batch_size)
                 if _any_process(fabric, interruption.requested):
                     record.save()
-                    fabric.print(
-                        f"stopped at step {trainer.step_count}; go on with --resume", file=sys.stderr
-                    )
+                    _say(fabric, f"stopped at step {trainer.step_count}; go on with --resume", sys.stderr)
                     return INTERRUPTED
             line = record.close_epoch()
             if fabric.is_global_zero:
@@ -130,6 +128,12 @@ def _fabric() -> Fabric:
     # DistributedDataParallel remarks on the memory layout of a convolution with one input channel; it costs nothing.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     return fabric
+
+
+def _say(fabric: Fabric, text: str, file: TextIO | None = None) -> None:
+    """Print in one process of all; Fabric's own print would, in one of each machine."""
+    if fabric.is_global_zero:
+        print(text, file=file)
 
 
 def _any_process(fabric: Fabric, requested: bool) -> bool:
