@@ -19,6 +19,8 @@ from training.running import checkpoint
 NAME = "metrics.json"
 SHOWN = ("Smiling", "Male", "Eyeglasses", "Blond_Hair", "Wearing_Hat", "Mustache")
 MOST_SAMPLES = 2000  # whose nearest neighbours are looked for
+# The keys of what judge gives.
+JUDGED = ("frechet", "pca_mse", "few_labels", "neighbours", "attributes")
 ACTIVE = 0.01  # a unit is active where its mean varies by more than this over the data (Burda et al. 2016)
 
 
@@ -35,6 +37,7 @@ def main(arguments: argparse.Namespace) -> int:
             "data": data.source.name,
             "split": data.source.held_out,
             "seed": model.config.seed,
+            "run": identity(state),
             **evaluate(model, data.test),
             **training_figures(state),
             **judge(Subject(model, data, arguments.runs)),
@@ -43,6 +46,22 @@ def main(arguments: argparse.Namespace) -> int:
         rows.append(figures)
     print(table(rows))
     return 0
+
+
+def identity(state: dict[str, Any]) -> dict[str, Any]:
+    """What tells the checkpoint of one run from that of another: figures of one are not the other's."""
+    return {key: state[key] for key in ("step", "commit", "seconds")} | {"seed": state["config"]["seed"]}
+
+
+def judged(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """What ``judge`` found of this very checkpoint when ``evaluate`` was last run; empty where it was not."""
+    try:
+        figures = json.loads((folder / NAME).read_text())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(figures, dict) or figures.get("run") != identity(state):
+        return {}
+    return {key: figures[key] for key in JUDGED if key in figures}
 
 
 def judge(subject: Subject) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from training import files
 from training.bundles import bundle, card, latent_space, parity
 from training.data import sources
 from training.errors import TrainingError
-from training.evaluate import evaluate
+from training.evaluate import evaluate, judged
 from training.measures import mixture
 from training.measures.subject import Subject
 from training.running import checkpoint
@@ -33,14 +33,21 @@ def main(arguments: argparse.Namespace) -> int:
     bundle.require_replaceable(folder, force=arguments.force)
     # All of it or nothing: a bundle that fails a check never takes the place of one that passed.
     with files.replacing(folder) as unfinished:
-        write(Subject(model, data, arguments.runs), state, unfinished, name, str(arguments.version))
+        found = judged(run, state)
+        write(Subject(model, data, arguments.runs), state, found, unfinished, name, str(arguments.version))
+    if not found:
+        print(
+            f"the model card lacks what `python -m training evaluate {arguments.preset}` would say: run it first"
+        )
     batches = ", ".join(map(str, parity.BATCHES))
     print(f"{folder}: {name} version {arguments.version}, checked at batches {batches}")
     return 0
 
 
-def write(subject: Subject, state: dict[str, Any], folder: Path, name: str, version: str) -> None:
-    """Write every file of the bundle into ``folder``.
+def write(
+    subject: Subject, state: dict[str, Any], evaluation: dict[str, Any], folder: Path, name: str, version: str
+) -> None:
+    """Write every file of the bundle into ``folder``; ``evaluation`` is what ``judged`` gives.
 
     Raises:
         TrainingError: a graph does not answer as the model does.
@@ -56,9 +63,8 @@ def write(subject: Subject, state: dict[str, Any], folder: Path, name: str, vers
     gaps = bundle.write_graphs(model, images, folder)
     attributes, means = subject.attributes, subject.train.mean.double().numpy()
     latent_space.save(folder / bundle.LATENT_SPACE, means, attributes, subject.mixture)
-    figures = {
-        key: value for key, value in evaluate(model, data.test).items() if isinstance(value, int | float)
-    }
+    evaluated = evaluate(model, data.test)
+    figures = {key: value for key, value in evaluated.items() if isinstance(value, int | float)}
     metrics = {**figures, "rate_fitted_prior": _rate_under_fitted(subject), **gaps}
     manifest = {
         "name": name,
@@ -70,6 +76,8 @@ def write(subject: Subject, state: dict[str, Any], folder: Path, name: str, vers
         # The prior under which distortion + rate is lower on the test split.
         "default_prior": "fitted" if metrics["rate_fitted_prior"] < metrics["rate"] else "normal",
         "metrics": metrics,
+        "rate_per_dimension": evaluated["rate_per_dimension"],
+        "evaluation": evaluation,
         "training": {
             "data": data.source.name,
             "split": f"{len(data.train):,} training and {len(data.test):,} {data.source.held_out} images",

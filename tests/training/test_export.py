@@ -191,7 +191,37 @@ def test_the_card_carries_the_figures(bundle: Path, manifest: dict[str, Any]) ->
     assert f"| {manifest['metrics']['sum']:.2f} |" in card
     assert "python -m training fit fashion" in card
     for entry in manifest["attributes"]:
-        assert f"| {entry['name']} | {entry['norm']:.2f} | {entry['auc']:.3f} |" in card
+        figures = f"{entry['norm']:.2f} | {entry['auc']:.3f} | {entry['auc_logistic']:.3f}"
+        assert f"| {entry['name']} | {figures} |" in card
+    assert "Fréchet" not in card
+
+
+def test_the_card_carries_what_evaluate_found_of_the_same_run(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Export after evaluate has its comparisons, figure by figure; of another run they are left out, and it is said."""
+    shutil.copytree(
+        runs / "fashion", tmp_path / "fashion" / "fashion", ignore=shutil.ignore_patterns("metrics.json")
+    )
+    places = ["--data", str(SLICE), "--runs", str(tmp_path / "fashion")]
+    assert main(["evaluate", "fashion", *places]) == 0
+    assert export("fashion", tmp_path / "fashion", tmp_path / "models") == 0
+    assert "run it first" not in capsys.readouterr().out
+    folder = tmp_path / "models" / NAME / "3"
+    card, found = (folder / "README.md").read_text(), json.loads((folder / "manifest.json").read_text())
+    evaluation = found["evaluation"]
+    assert f"samples of N(0, I) {evaluation['frechet']['normal']:.2f}" in card
+    assert f"error of {evaluation['pca_mse']:.5f}" in card
+    assert f"| pixels | {evaluation['few_labels']['pixels']['10']:.3f} |" in card
+    trouser = evaluation["attributes"]["trouser"]
+    assert f"{trouser['flip_rate']['1.0']:.2f} | {trouser['flip_rate']['2.0']:.2f}" in card
+    metrics = tmp_path / "fashion" / "fashion" / "metrics.json"
+    other = json.loads(metrics.read_text())
+    other["run"]["seconds"] += 1
+    metrics.write_text(json.dumps(other))
+    assert export("fashion", tmp_path / "fashion", tmp_path / "models", "--force") == 0
+    assert "run it first" in capsys.readouterr().out
+    assert "Fréchet" not in (folder / "README.md").read_text()
 
 
 def disturb(path: Path, amount: float) -> None:

@@ -36,13 +36,15 @@ On all {metrics["images"]:,} {held_out} images, in nats per image, one z per ima
 | squared MMD of the aggregate posterior from N(0, I) | {metrics["aggregate_mmd"]:.5f} |
 
 {_caution(manifest["likelihood"])}
+{_spread(manifest["rate_per_dimension"])}
 Two priors are offered: N(0, I), and a mixture of {training["config"]["mixture_components"]} Gaussians fitted to the
 encoded training images. The default is `{manifest["default_prior"]}`: under it the rate, and so the sum, is lower
 on the {held_out} images.
 
+{_evaluation(manifest["evaluation"], training)}
 ## Attributes
 
-{_attributes(manifest["attributes"], training)}
+{_attributes(manifest["attributes"], manifest["evaluation"], training)}
 
 ## How it was made
 
@@ -75,7 +77,56 @@ def _caution(likelihood: str) -> str:
     return "The Gaussian's sigma is the one that training left, the same for every pixel."
 
 
-def _attributes(attributes: list[dict[str, Any]], training: dict[str, Any]) -> str:
+def _spread(rates: list[float]) -> str:
+    ranked = sorted(rates, reverse=True)
+    return (
+        f"KL per dimension, in nats: {ranked[0]:.2f} in the dimension that carries most, "
+        f"{ranked[len(ranked) // 2]:.2f} in the middle one, {ranked[-1]:.2f} in the last."
+    )
+
+
+def _evaluation(found: dict[str, Any], training: dict[str, Any]) -> str:
+    """What evaluate compared the model with; nothing where it was not run."""
+    if not found:
+        return ""
+    lines = []
+    if distances := found.get("frechet"):
+        lines += [
+            f"Fréchet distances from the {training['held_out']} images, in 64 features of a small classifier of the "
+            "data's labels (no FID;",
+            f"{distances['classifier_accuracy']:.1%} of its labels are right): reconstructions "
+            f"{distances['reconstructions']:.2f}, samples of N(0, I) {distances['normal']:.2f}, of the fitted prior "
+            f"{distances['fitted']:.2f};",
+            f"as many training images are {distances['floor']:.2f} away.",
+        ]
+    if error := found.get("pca_mse"):
+        lines.append(f"As many principal components have a mean squared error of {error:.5f}.")
+    if near := found.get("neighbours"):
+        lines.append(
+            f"Samples are {near['samples_median']:.3f} from their nearest training image (median; root mean square at "
+            f"16 x 16, pixels in [0, 1]),\nreconstructions of {training['held_out']} images "
+            f"{near['held_out_median']:.3f}; {near['repeated']:.1%} of the samples are nearer than 99 % of those are."
+        )
+    if few := found.get("few_labels"):
+        sizes = list(next(iter(few.values())))
+        rows = [
+            f"| {name} | " + " | ".join(f"{accuracy[size]:.3f}" for size in sizes) + " |"
+            for name, accuracy in few.items()
+        ]
+        lines += [
+            "",
+            f"Logistic regression with few labels, balanced accuracy on {training['held_out']} images:",
+            "",
+            "| features | " + " | ".join(f"{size} labels" for size in sizes) + " |",
+            "|---" * (len(sizes) + 1) + "|",
+            *rows,
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _attributes(
+    attributes: list[dict[str, Any]], evaluation: dict[str, Any], training: dict[str, Any]
+) -> str:
     if not attributes:
         return "None: the images came without labels."
     best = max(attributes, key=lambda attribute: float(attribute["auc"]))
@@ -88,17 +139,34 @@ def _attributes(attributes: list[dict[str, Any]], training: dict[str, Any]) -> s
         direction += (
             ", averaged\nover the strata that the manifest names, so that none brings another one along"
         )
-    rows = "\n".join(
-        f"| {entry['name']} | {entry['norm']:.2f} | {entry['auc']:.3f} |" for entry in attributes
+    edited = evaluation.get("attributes", {})
+    heads, rows = ["attribute", "norm", "AUC", "logistic"], []
+    if edited:
+        heads += ["flips at 1", "at 2", "leakage at 1"]
+    for entry in attributes:
+        cells = [entry["name"], f"{entry['norm']:.2f}", f"{entry['auc']:.3f}", f"{entry['auc_logistic']:.3f}"]
+        if edited:
+            found = edited.get(entry["name"], {})
+            rates, leakage = found.get("flip_rate", {}), found.get("leakage", {})
+            cells += [_figure(rates.get("1.0")), _figure(rates.get("2.0")), _figure(leakage.get("1.0"))]
+        rows.append("| " + " | ".join(cells) + " |")
+    table = "\n".join(["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|", *rows])
+    flips = (
+        "\nFlips: of the images that lack it by a classifier's word, the share that has it by the same word once it is "
+        "added.\nLeakage: the mean share of which it changes its mind about another, over the flips."
+        if edited
+        else ""
     )
     return f"""\
 {direction}; strength 1 is the distance between the
 two. The AUC tells how well the projection on it separates them on {training["held_out"]} images
-(`{best["name"]}` best).
+(`{best["name"]}` best), beside that of a logistic regression on the same latents.{flips}
 
-| attribute | norm | AUC |
-|---|---|---|
-{rows}"""
+{table}"""
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _limits(data: str, licence: str) -> str:
