@@ -79,7 +79,10 @@ def judge(subject: Subject) -> dict[str, Any]:
     }
     if model.config.variational:
         count = min(len(data.test), MOST_SAMPLES)
-        samples = aggregate.decode(model, subject.normal_latents(count, "judged"))
+        # Of the prior that was fitted to them: if one repeats training images, it is this one.
+        samples = aggregate.decode(
+            model, torch.from_numpy(subject.mixture.sample(count, model.config.seed)).float()
+        )
         found["neighbours"] = neighbours.comparison(samples, subject.reconstructions, data.train.images)
     return found
 

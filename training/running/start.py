@@ -11,6 +11,9 @@ IMAGES = 10_000  # at most, and each mirrored where training mirrors: a part is 
 # Of the randomised search (Halko et al. 2011): the last directions that it finds are not quite right, so it looks for
 # some more than are wanted.
 ITERATIONS, SPARE = 4, 16
+# Variance of a pixel in [0, 1]: that of a hundredth of full brightness. Few images leave nothing over, and directions
+# along which hardly anything varies would be blown up until float32 rounds them.
+LEAST_NOISE = 1e-4
 
 
 @torch.no_grad()
@@ -45,10 +48,13 @@ def begin_at_principal_components(model: Autoencoder, images: Tensor) -> None:
     sought = min(size + SPARE, *pixels.shape)
     _, values, directions = torch.pca_lowrank(pixels, sought, center=False, niter=ITERATIONS)
     values, directions = values[:size], directions[:, :size]
-    variance = (values.square() / len(pixels)).clamp(min=1e-8)
-    left = (pixels.square().sum() / len(pixels) - variance.sum()).clamp(min=1e-8) / pixels.shape[1]
-    noise = (config.beta * left).clamp(max=0.9 * variance)
-    scale = (variance - noise).sqrt()
+    variance = values.square() / len(pixels)
+    left = (pixels.square().sum() / len(pixels) - variance.sum()) / pixels.shape[1]
+    noise = config.beta * left.clamp(min=LEAST_NOISE)
+    # A direction that varies less than the noise has no use to the best linear model. It begins nearly as wide as the
+    # prior, with a mean and an axis that are small and not zero: the gradient of two zeros would never wake it.
+    scale = torch.maximum(variance - noise, 0.1 * variance).sqrt()
+    variance = torch.maximum(variance, noise)
 
     encoder.linear.weight.zero_()[:size] = (directions * (scale / variance)).T
     encoder.linear.bias.copy_(-encoder.linear.weight @ mean)
