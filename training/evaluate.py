@@ -19,8 +19,9 @@ from training.running import checkpoint
 NAME = "metrics.json"
 SHOWN = ("Smiling", "Male", "Eyeglasses", "Blond_Hair", "Wearing_Hat", "Mustache")
 MOST_SAMPLES = 2000  # whose nearest neighbours are looked for
-# The keys of what judge gives.
-JUDGED = ("frechet", "pca_mse", "few_labels", "neighbours", "attributes")
+# The keys of what judge gives, beside the means over attributes.
+JUDGED = ("frechet", "pca_mse", "few_labels", "neighbours", "attributes", "auc", "auc_logistic")
+OF_EDITS = ("flip_rate", "leakage", "cycle_cosine")
 ACTIVE = 0.01  # a unit is active where its mean varies by more than this over the data (Burda et al. 2016)
 
 
@@ -61,7 +62,7 @@ def judged(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
         return {}
     if not isinstance(figures, dict) or figures.get("run") != identity(state):
         return {}
-    return {key: figures[key] for key in JUDGED if key in figures}
+    return {key: value for key, value in figures.items() if key in JUDGED or key.startswith(OF_EDITS)}
 
 
 def judge(subject: Subject) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def _over_attributes(attributes: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if all("flip_rate" in attributes[name] for name in shown):
         found |= {
             f"{key}_at_{strength}": _mean([attributes[name][key][str(strength)] for name in shown])
-            for key in ("flip_rate", "leakage", "cycle_cosine")
+            for key in OF_EDITS
             for strength in edits.STRENGTHS
         }
     return found

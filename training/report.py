@@ -16,7 +16,7 @@ from PIL import Image
 from training import files
 from training.data import sources
 from training.drawing import pictures, plots
-from training.evaluate import SHOWN, evaluate, table_cells, training_figures
+from training.evaluate import SHOWN, evaluate, judged, table_cells, training_figures
 from training.measures import edits, neighbours
 from training.measures.subject import Subject
 from training.running import checkpoint
@@ -36,7 +36,10 @@ def main(arguments: argparse.Namespace) -> int:
     data = sources.load(loaded[0][0].config, arguments.data)
     for name, (_, state) in zip(arguments.preset, loaded, strict=True):
         checkpoint.require_data(state, data, arguments.runs / name)
-    chapters = [chapter(Subject(model, data, arguments.runs), state, out) for model, state in loaded]
+    chapters = [
+        chapter(Subject(model, data, arguments.runs), state, judged(arguments.runs / name, state), out)
+        for name, (model, state) in zip(arguments.preset, loaded, strict=True)
+    ]
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         TEMPLATE.read_text()
     )
@@ -66,10 +69,10 @@ class Chapter:
     pictures: dict[str, str] = field(default_factory=dict)
 
 
-def chapter(subject: Subject, state: dict[str, Any], out: Path) -> Chapter:
-    """Measure and draw one trained model; its PNGs go into ``out``."""
+def chapter(subject: Subject, state: dict[str, Any], found: dict[str, Any], out: Path) -> Chapter:
+    """Measure and draw one model; its PNGs go into ``out``. ``found`` is what evaluate said of it, if anything."""
     config = subject.model.config
-    figures = {**evaluate(subject.model, subject.data.test), **training_figures(state)}
+    figures = {**evaluate(subject.model, subject.data.test), **training_figures(state), **found}
     entry = Chapter(config.preset, state, figures, config.variational, config.latent_size)
     for name, picture in _draw(subject, state).items():
         path = out / f"{config.preset}-{name}.png"
@@ -112,7 +115,8 @@ def _draw_attributes(subject: Subject) -> dict[str, Image.Image | Figure]:
         return {}
     strengths = torch.linspace(-2, 2, STEPS)[:, None]
     directions = [torch.from_numpy(attribute.direction).float() for attribute in attributes]
-    latents = torch.cat([subject.test.mean[:1] + strengths * direction for direction in directions])
+    typical = subject.test.mean.norm(dim=1).argmin()
+    latents = torch.cat([subject.test.mean[typical] + strengths * direction for direction in directions])
     decoded = pictures.decode(subject.model, latents)
     strips = decoded.reshape(len(attributes), STEPS, *decoded.shape[1:])
     names = [attribute.name for attribute in attributes]
