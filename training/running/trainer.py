@@ -51,7 +51,7 @@ class Trainer:
             self.raw_model = synchronised
         self.average = copy.deepcopy(self.raw_model).requires_grad_(False).to(fabric.device).eval()
         # 1e-7 is the epsilon of Keras, and so of the book's recipe.
-        optimizer = torch.optim.Adam(self.raw_model.parameters(), lr=config.learning_rate, eps=1e-7)
+        optimizer = torch.optim.Adam(self.raw_model.parameters(), lr=config.learning_rate, eps=1e-7, fused=True)
         self.model, self.optimizer = fabric.setup(self.raw_model, optimizer)
 
     @property
