@@ -94,9 +94,10 @@ def _over_attributes(attributes: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if not shown:
         return {}
     found = {key: _mean([attributes[name][key] for name in shown]) for key in ("auc", "auc_logistic")}
-    if all("flip_rate" in attributes[name] for name in shown):
+    edited = [attributes[name] for name in shown if "flip_rate" in attributes[name]]
+    if edited:
         found |= {
-            f"{key}_at_{strength}": _mean([attributes[name][key][str(strength)] for name in shown])
+            f"{key}_at_{strength}": _mean([each[key][str(strength)] for each in edited])
             for key in OF_EDITS
             for strength in edits.STRENGTHS
         }

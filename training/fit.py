@@ -98,6 +98,8 @@ def fit(config: Config, data: Data, folder: Path, state: dict[str, Any] | None =
             if fabric.is_global_zero:
                 bar.write(line)
             record.save()
+        # Nobody leaves before the last checkpoint is written: a machine that went could not help to write it anew.
+        fabric.barrier()
     return 0
 
 

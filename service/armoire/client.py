@@ -168,6 +168,8 @@ class Client:
             unit: bring the direction to length 1 first.
             orthogonal_to: names of attributes that the move is to leave alone; they are projected out of it.
         """
+        if isinstance(orthogonal_to, str):  # else its letters would be the names
+            orthogonal_to = [orthogonal_to]
         moves = direction.items() if isinstance(direction, Mapping) else [(direction, strength)]
         scale = pb.EDIT_SCALE_UNIT if unit else pb.EDIT_SCALE_CLASS_DISTANCE
         edits = [

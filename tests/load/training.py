@@ -1,6 +1,6 @@
 """``python -m tests.load.training``: what a step of training costs beside its arithmetic.
 
-Training as ``fit`` does it (batches from the loader, the check for finite numbers, the averaged weights, the figures)
+Training as ``fit`` does it (batches from the loader, the check for finite numbers, the averaged weights)
 against a plain loop over the same model on batches that are there already: forwards, backwards, Adam. The two take
 turns, and the ratio of their medians is what counts: images a second of training over those of the plain loop.
 """
@@ -79,6 +79,8 @@ def plain(config: Config, images: torch.Tensor) -> Callable[[], None]:
     """Arithmetic alone: float pixels and noise are there before the clock starts."""
     torch.manual_seed(config.seed)
     model = Autoencoder(config)
+    if config.batch_norm:  # as Trainer does
+        model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     pixels = as_pixels(images).split(config.batch_size)
     noise = randomness.noise(0, "plain", config.batch_size, config.latent_size)

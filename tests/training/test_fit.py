@@ -266,6 +266,19 @@ def test_one_non_finite_loss_is_skipped_and_counted(likelihood: Likelihood, data
     assert not torch.equal(trainer.state()["model"]["encoder.mean.weight"], before["encoder.mean.weight"])
 
 
+def test_a_skipped_step_leaves_normalisation_as_it_was(data: Data) -> None:
+    """What batch normalisation has seen of a bad batch is forgotten, so that the averaged model stays finite."""
+    config = replace(preset("fashion-2d"), batch_norm=True)
+    trainer = Trainer(config, Fabric(accelerator="cpu", devices=1), steps_per_epoch=100)
+    images, noise = data.train.images[:8], torch.ones(8, 2)
+    assert trainer.step(images, noise) is not None
+    before = {name: value.clone() for name, value in trainer.state()["model"].items()}
+    assert trainer.step(images, noise * float("nan")) is None
+    assert all(torch.equal(value, before[name]) for name, value in trainer.state()["model"].items())
+    assert trainer.step(images, noise) is not None
+    assert all(value.isfinite().all() for value in trainer.state()["average"].values())
+
+
 def test_only_skips_in_a_row_count_as_persistent(trainer: Trainer, data: Data) -> None:
     """One good step among bad ones starts the patience anew; the last of a full row raises."""
     images, good = data.train.images[:8], torch.ones(8, 2)

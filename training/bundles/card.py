@@ -137,7 +137,7 @@ def _attributes(
     )
     if any(entry["strata"] for entry in attributes):
         direction += (
-            ", averaged\nover the strata that the manifest names, so that none brings another one along"
+            ", averaged\nover the strata that the manifest names, so that neither of these comes along"
         )
     edited = evaluation.get("attributes", {})
     heads, rows = ["attribute", "norm", "AUC", "logistic"], []

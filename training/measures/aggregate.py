@@ -24,8 +24,11 @@ def encode(model: Autoencoder, images: Tensor) -> Posterior:
 def decode(model: Autoencoder, latents: Tensor) -> Tensor:
     """Decode float32 [n, d] to the mean images of p(x|z), uint8 [n, h, w, c]."""
     device = next(model.parameters()).device
-    parts = [model.decoder(rows.to(device)).sigmoid() for rows in torch.split(latents, ROWS)]
-    return (torch.cat(parts) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+    parts = [
+        (model.decoder(rows.to(device)).sigmoid() * 255).round().to(torch.uint8).cpu()
+        for rows in torch.split(latents, ROWS)
+    ]
+    return torch.cat(parts).permute(0, 2, 3, 1)
 
 
 def gaussian_divergence(posterior: Posterior, *, variational: bool) -> float:

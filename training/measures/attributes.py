@@ -141,8 +141,11 @@ def _attribute(
     auc = logistic = 0.5  # where all are members, or none, nothing can be told apart
     if 0 < seen.sum() < len(seen):
         auc = float(roc_auc_score(seen, test @ direction))
+        some = np.random.default_rng(0).permutation(len(train))[:YARDSTICK_IMAGES]
+        if not 0 < member[some].sum() < len(some):
+            some = np.arange(len(train))
         regression = make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cholesky"))
-        regression.fit(train[:YARDSTICK_IMAGES], member[:YARDSTICK_IMAGES])
+        regression.fit(train[some], member[some])
         logistic = float(roc_auc_score(seen, regression.decision_function(test)))
     positives, negatives = int(member.sum()), int((~member).sum())
     return Attribute(name, direction, auc, logistic, positives, negatives, strata)

@@ -30,9 +30,10 @@ def accuracy(data: Data, train: Posterior, test: Posterior, seed: int) -> dict[s
     """Accuracy on all held-out images, the mean over three draws of 10, 100 and 1,000 labelled training images.
 
     Of classes as many images of each are drawn, of an attribute (Smiling, or the first there is) as many with it as
-    without, and the accuracy is balanced in the same way: the mean of the shares of each class told rightly. Returns
-    ``{"encoder means": {"10": ...}, "pixels": ..., "principal components": ...}``; None without labels, or where a
-    class has too few images.
+    without, and the accuracy is balanced in the same way: the mean of the shares of each class told rightly. Each kind
+    of features has the best of four ridge penalties on the held-out images themselves, which flatters all three alike.
+    Returns ``{"encoder means": {"10": ...}, "pixels": ..., "principal components": ...}``; None without labels, or
+    where a class has too few images or there is but one.
     """
     if not data.source.attributes:
         return None
@@ -41,32 +42,43 @@ def accuracy(data: Data, train: Posterior, test: Posterior, seed: int) -> dict[s
         (part.labels if data.source.exclusive else part.labels[:, which]).long().numpy()
         for part in (data.train, data.test)
     ]
-    features = _features(data, train, test, seed)
     draws = list(_draws(labels[0], seed))
-    if not draws or len(np.unique(labels[1])) < len(np.unique(labels[0])):
+    if not draws or not 1 < len(np.unique(labels[0])) == len(np.unique(labels[1])):
         return None
+    drawn = np.unique(np.concatenate([rows for _, rows in draws]))
+    features = _features(data, train, test, drawn, seed)
     found: dict[str, dict[str, float]] = {}
     for name, (known, unseen) in features.items():
         for size in {size: None for size, _ in draws}:
             scores = [
-                _scores(known[rows], labels[0][rows], unseen, labels[1])
-                for drawn, rows in draws
-                if drawn == size
+                _scores(known[np.searchsorted(drawn, rows)], labels[0][rows], unseen, labels[1])
+                for count, rows in draws
+                if count == size
             ]
             found.setdefault(name, {})[str(size)] = float(np.mean(scores, axis=0).max())
     return found
 
 
-def _features(data: Data, train: Posterior, test: Posterior, seed: int) -> dict[str, tuple[Floats, Floats]]:
-    pixels = [part.images.flatten(1).numpy().astype(np.float32) / 255 for part in (data.train, data.test)]
-    components = min(train.mean.shape[1], *pixels[0].shape)
-    rows = np.random.default_rng(seed).permutation(len(pixels[0]))[:PCA_IMAGES]
-    pca = PCA(components, svd_solver="randomized", random_state=seed, whiten=True).fit(pixels[0][rows])
+def _features(
+    data: Data, train: Posterior, test: Posterior, drawn: npt.NDArray[np.int64], seed: int
+) -> dict[str, tuple[Floats, Floats]]:
+    """Features of the training images that are drawn, in the places of these, and of all held-out images."""
+    unseen = _pixels(data.test.images.numpy())
+    components = min(train.mean.shape[1], len(data.train), unseen.shape[1])
+    rows = np.random.default_rng(seed).permutation(len(data.train))[:PCA_IMAGES]
+    pca = PCA(components, svd_solver="randomized", random_state=seed, whiten=True)
+    pca.fit(_pixels(data.train.images.numpy()[np.sort(rows)]))
+    # Only what is drawn is looked at: the pixels of all of CelebA would take 8 GB.
+    small = _pixels(data.train.images.numpy()[drawn])
     return {
-        "encoder means": (train.mean.double().numpy(), test.mean.double().numpy()),
-        "pixels": (pixels[0], pixels[1]),
-        "principal components": (pca.transform(pixels[0]), pca.transform(pixels[1])),
+        "encoder means": (train.mean.double().numpy()[drawn], test.mean.double().numpy()),
+        "pixels": (small, unseen),
+        "principal components": (pca.transform(small), pca.transform(unseen)),
     }
+
+
+def _pixels(images: npt.NDArray[np.uint8]) -> Any:
+    return images.reshape(len(images), -1).astype(np.float32) / 255
 
 
 def _draws(labels: npt.NDArray[np.int64], seed: int) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:

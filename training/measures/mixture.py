@@ -36,7 +36,10 @@ class Mixture:
         generator = np.random.default_rng(seed)
         choices = generator.choice(len(self.weights), size=count, p=self.weights)
         noise = generator.standard_normal((count, self.means.shape[1]))
-        drawn: Floats = self.means[choices] + np.einsum("nij,nj->ni", self.choleskys[choices], noise)
+        drawn: Floats = self.means[choices]
+        for component, cholesky in enumerate(self.choleskys):
+            rows = choices == component
+            drawn[rows] += noise[rows] @ cholesky.T
         return drawn
 
 

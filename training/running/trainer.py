@@ -51,7 +51,9 @@ class Trainer:
             self.raw_model = synchronised
         self.average = copy.deepcopy(self.raw_model).requires_grad_(False).to(fabric.device).eval()
         # 1e-7 is the epsilon of Keras, and so of the book's recipe.
-        optimizer = torch.optim.Adam(self.raw_model.parameters(), lr=config.learning_rate, eps=1e-7, fused=True)
+        optimizer = torch.optim.Adam(
+            self.raw_model.parameters(), lr=config.learning_rate, eps=1e-7, fused=True
+        )
         self.model, self.optimizer = fabric.setup(self.raw_model, optimizer)
 
     @property
@@ -77,6 +79,8 @@ class Trainer:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
+        # Normalisation takes a batch in while it looks at it, so what it knew is kept in case the batch is no good.
+        known = {name: value.clone() for name, value in self.raw_model.named_buffers()}
         parts = self.config.accumulate
         taken = [
             self._learn(*part, last=number == parts)
@@ -94,6 +98,9 @@ class Trainer:
             if self.config.likelihood == "gaussian":
                 self.raw_model.follow_sigma(averages[3])
             self._update_average()
+        else:
+            for name, value in self.raw_model.named_buffers():
+                value.copy_(known[name])
         self.optimizer.zero_grad()
         self.step_count += 1
         self._count(finite)

@@ -95,8 +95,8 @@ def difference_of_means(positives: Floats, negatives: Floats) -> Floats:
 def orthogonal(direction: Floats, others: Floats) -> Floats:
     """Give what is left of a direction [d] orthogonal to each of the others [k, d]: the least squares residual.
 
-    Where the latents are uncorrelated over the data, as N(0, I) wants them, a move along it leaves the others'
-    projections where they were. Zeros where nothing but rounding is left; not finite where the direction is not.
+    A move along it leaves the projections on the others where they were. Zeros where nothing but rounding is left; not
+    finite where the direction is not.
     """
     wide, basis = direction.astype(np.float64), others.astype(np.float64).T
     if not np.isfinite(wide).all():
