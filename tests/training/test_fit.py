@@ -240,7 +240,8 @@ def test_a_loss_that_stays_non_finite_stops_the_run(
 
 
 def new_trainer(likelihood: Likelihood = "bernoulli", accumulate: int = 1) -> Trainer:
-    config = replace(preset("fashion-2d"), likelihood=likelihood, accumulate=accumulate)
+    # Clipping, like Adam itself, would hide a gradient of the wrong length.
+    config = replace(preset("fashion-2d"), likelihood=likelihood, accumulate=accumulate, gradient_clip=None)
     return Trainer(config, Fabric(accelerator="cpu", devices=1), steps_per_epoch=100)
 
 
@@ -290,17 +291,19 @@ def test_only_skips_in_a_row_count_as_persistent(trainer: Trainer, data: Data) -
 
 
 def test_a_batch_taken_in_parts_is_the_same_step(data: Data) -> None:
-    """Four parts of a batch leave the gradient, and so the weights, that the whole batch would leave."""
+    """Four parts of a batch leave the gradient that the whole batch would leave."""
     noise = torch.randn(16, 2, generator=torch.Generator().manual_seed(3))
     after = []
     for parts in (1, 4):
         trainer = new_trainer("bernoulli", accumulate=parts)
         losses = trainer.step(data.train.images[:16], noise)
         assert losses is not None
-        after.append((losses, trainer.raw_model.state_dict()))
+        # Adam's first moment is a tenth of the gradient.
+        moments = [state["exp_avg"] for state in trainer.optimizer.state_dict()["state"].values()]
+        after.append((losses, moments))
     torch.testing.assert_close(torch.stack([*after[0][0]]), torch.stack([*after[1][0]]))
-    for name, value in after[0][1].items():
-        torch.testing.assert_close(value, after[1][1][name], atol=1e-6, rtol=1e-4)
+    for whole, parts in zip(after[0][1], after[1][1], strict=True):
+        torch.testing.assert_close(whole, parts, atol=1e-3, rtol=1e-3)
 
 
 def test_parts_that_a_batch_does_not_divide_into_are_refused(
