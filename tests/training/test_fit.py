@@ -26,6 +26,7 @@ from training.config import LIKELIHOODS, PRESETS, Likelihood, preset
 from training.data import Data
 from training.errors import TrainingError
 from training.running import checkpoint, schedule
+from training.running.loader import Loader
 from training.running.trainer import PATIENCE, Trainer
 
 DATA = "Fashion-MNIST (a slice of 2,000)"
@@ -393,3 +394,17 @@ def test_a_gaussian_likelihood_is_trained_with_its_sigma(tmp_path: Path) -> None
     assert state["config"]["likelihood"] == "gaussian"
     assert state["average"]["sigma_log_variance"] < -0.1
     assert state["history"][-1]["test_distortion"] < 0.5 * 1024 * math.log(2 * math.pi)
+
+
+def test_half_of_the_images_are_mirrored_in_each_step() -> None:
+    """A batch holds the images of its rows as they are or mirrored, each by its own coin; two shares make the whole."""
+    config = replace(preset("celeba"), image_size=8, latent_size=3)
+    images = torch.randint(0, 256, (64, 8, 8, 3), dtype=torch.uint8)
+    batch, _ = next(Loader(config, images, torch.device("cpu")).epoch(0))
+    rows = images[randomness.order(config.seed, 64, 0)]
+    coins = randomness.coins(config.seed, "flip", 64, 0)
+    assert 10 < coins.sum() < 54
+    assert torch.equal(batch[~coins], rows[~coins])
+    assert torch.equal(batch[coins], rows[coins].flip(2))
+    shares = [next(Loader(config, images, torch.device("cpu"), rank, 2).epoch(0))[0] for rank in (0, 1)]
+    assert torch.equal(torch.stack(shares, 1).flatten(0, 1), batch)
