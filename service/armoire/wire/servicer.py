@@ -53,7 +53,7 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
         return pb.ListModelsResponse(models=[self._describe(model) for model in self.catalogue])
 
     async def Encode(self, request: pb.EncodeRequest, call: Call) -> bytes:  # noqa: N802, D102
-        model = self._model(request)
+        model = self._model(request, call)
         self._limit(_image_rows(request.images), "images")
         means, log_variances = await model.encode(await self._images(request.images, model, "images"), call)
         reply = pb.EncodeResponse
@@ -64,14 +64,14 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
         )
 
     async def Decode(self, request: pb.DecodeRequest, call: Call) -> bytes:  # noqa: N802, D102
-        model = self._model(request)
+        model = self._model(request, call)
         _check_format(request.image_format)
         self._limit(tensors.rows(request.latents), "latents")
         z = tensors.to_floats(request.latents, ("n", model.latent_size), "latents")
         return await self._reply(pb.DecodeResponse(), await model.decode(z, call), request.image_format)
 
     async def Sample(self, request: pb.SampleRequest, call: Call) -> bytes:  # noqa: N802, D102
-        model = self._model(request)
+        model = self._model(request, call)
         _check_format(request.image_format)
         _at_least(request.count, 1, "count")
         self._limit(request.count, "count")
@@ -84,7 +84,7 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
         return await self._reply(reply, pixels, request.image_format)
 
     async def Interpolate(self, request: pb.InterpolateRequest, call: Call) -> bytes:  # noqa: N802, D102
-        model = self._model(request)
+        model = self._model(request, call)
         _check_format(request.image_format)
         _check_enum(request.path, pb.InterpolationPath.DESCRIPTOR, "path")
         _at_least(request.steps, 2, "steps")
@@ -99,7 +99,7 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
         return await self._reply(reply, pixels, request.image_format)
 
     async def AddAttribute(self, request: pb.AddAttributeRequest, call: Call) -> bytes:  # noqa: N802, D102
-        model = self._model(request)
+        model = self._model(request, call)
         _check_format(request.image_format)
         if not request.edits:
             raise InvalidArgument("none came; at least one is wanted", "edits")
@@ -125,10 +125,12 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
         """Let go of the threads, once no call is in flight."""
         self._files.shutdown(wait=False, cancel_futures=True)
 
-    def _model(self, request: _AnyRequest) -> Autoencoder:
+    def _model(self, request: _AnyRequest, call: Call) -> Autoencoder:
         if self.catalogue is None:
             raise Unavailable("the models are warming up; try again in a second")
-        return self.catalogue.find(request.model, request.version)
+        model = self.catalogue.find(request.model, request.version)
+        call.model = model.where
+        return model
 
     def _limit(self, rows: int, field: str) -> None:
         if rows > self._limits.max_rows:
