@@ -28,6 +28,8 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "max_queue_rows": ("9000", 9000),
     "max_message_mib": ("5", 5),
     "reload_seconds": ("2.5", 2.5),
+    "canary_seconds": ("30", 30.0),
+    "stuck_seconds": ("5", 5.0),
     "grace": ("1.5", 1.5),
     "tls_cert": ("cert.pem", Path("cert.pem")),
     "tls_key": ("key.pem", Path("key.pem")),
@@ -60,6 +62,8 @@ BAD = {
     "max_queue_rows": ["0", "1048577", "x"],
     "max_message_mib": ["0", "1025", "1 MiB"],
     "reload_seconds": ["-1", "86401", "often"],
+    "canary_seconds": ["-1", "86401", "never"],
+    "stuck_seconds": ["0", "0.05", "86401", "x"],
     "grace": ["-1", "3601", "nan", "inf", "soon"],
     "log_format": ["xml", "JSON"],
 }
