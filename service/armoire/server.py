@@ -140,7 +140,9 @@ class Server:
             max_message_mib=settings.max_message_mib,
         )
         tokens = Tokens(settings.tokens_file, RPCS) if settings.tokens_file else None
-        self._interceptor = CallInterceptor(self._metrics, tokens, self._calls)
+        self._interceptor = CallInterceptor(
+            self._metrics, tokens, self._calls, settings.max_in_flight_mib << 20
+        )
         self._servicer = LatentServicer(limits, settings.threads or cores.usable())
         self._grpc = grpc.aio.server(
             options=[
