@@ -68,7 +68,7 @@ COMPILE := $(AUDIT)/uv pip compile --quiet --no-config --no-build --universal --
 	--python-version 3.11 --generate-hashes --custom-compile-command 'make lock'
 
 .venv-audit/.tools: pyproject.toml
-	$(PYTHON) -m venv .venv-audit
+	$(PYTHON) -m venv --clear .venv-audit
 	$(AUDIT)/pip install --quiet --upgrade 'pip>=25.1'
 	$(AUDIT)/pip install --quiet --group audit
 	@touch $@
