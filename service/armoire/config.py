@@ -100,6 +100,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=1, le=1 << 20, description="most unanswered rows in front of one graph")
     ] = 4096
     max_message_mib: Annotated[int, Meta(ge=1, le=1024, description="largest request message in MiB")] = 16
+    reload_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="seconds between looks at models, tokens and certificates for changes; "
+            "0: only at SIGHUP",
+        ),
+    ] = 10.0
     grace: Annotated[
         float, Meta(ge=0, le=3600, description="seconds that calls in flight have at shutdown")
     ] = 30.0
@@ -113,7 +122,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tokens_file: Annotated[
         Path | None,
         Meta(
-            description="bearer tokens that may call, lines of NAME SHA256-HEX [RPC,RPC...]; none: everybody"
+            description="bearer tokens that may call, a line each: NAME SHA256-HEX and its rights; none: everybody"
         ),
     ] = None
     log_format: Annotated[Literal["text", "json"], Meta(description="form of the log lines on stderr")] = (

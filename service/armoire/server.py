@@ -36,6 +36,7 @@ from armoire.ops import bundle
 from armoire.ops.autoencoder import Autoencoder
 from armoire.ops.bundle import Bundle
 from armoire.ops.catalogue import Catalogue
+from armoire.reloading import Reloader
 from armoire.v1 import armoire_pb2 as pb
 from armoire.wire.interceptor import SERVICE, CallInterceptor
 from armoire.wire.servicer import LatentServicer
@@ -62,6 +63,8 @@ class Server:
         self._settings = settings
         self._threads = settings.threads or cores.usable()
         self._lanes: Lanes | None = None
+        self._reloader = Reloader(settings.reload_seconds, self._look_at_access)
+        self._tokens: Tokens | None = None
         self._calls = CallLog(settings.log_format)
         self._metrics = Metrics()
         self._health = health.aio.HealthServicer()
@@ -92,6 +95,7 @@ class Server:
             await self.stop()
             raise
         await self._report(SERVING)
+        self._reloader.start()
         served = ", ".join(f"{a.manifest.name}/{a.manifest.version}" for a in self._servicer.catalogue)
         logger.info(
             "serving %s on %s by %s (%s, %d lanes); metrics on http://%s/metrics",
@@ -106,6 +110,7 @@ class Server:
     async def stop(self) -> None:
         """Drain: health first, then new calls are refused and those in flight are answered, then gRPC stops."""
         await self._health.enter_graceful_shutdown()
+        await self._reloader.stop()
         if self._servicer.catalogue is not None:  # else nobody has been served
             await self._interceptor.drain(self._settings.grace)
         await self._grpc.stop(0)
@@ -119,6 +124,10 @@ class Server:
             await asyncio.to_thread(self._http.shutdown)
             self._http.server_close()
 
+    def reload(self) -> None:
+        """Look at once for changes of what the server was started with."""
+        self._reloader.now()
+
     def hurry(self) -> None:
         """Cut off the calls that a drain waits for."""
         self._interceptor.hurry()
@@ -131,8 +140,8 @@ class Server:
             max_queue_rows=settings.max_queue_rows,
             max_message_mib=settings.max_message_mib,
         )
-        tokens = Tokens(settings.tokens_file, RPCS) if settings.tokens_file else None
-        self._interceptor = CallInterceptor(self._metrics, tokens, self._calls)
+        self._tokens = Tokens(settings.tokens_file, RPCS) if settings.tokens_file else None
+        self._interceptor = CallInterceptor(self._metrics, self._tokens, self._calls)
         self._servicer = LatentServicer(limits, self._threads)
         self._grpc = grpc.aio.server(
             options=[
@@ -232,6 +241,10 @@ class Server:
             pacer=pacer,
         )
 
+    async def _look_at_access(self, _: bool) -> None:
+        if self._tokens is not None:
+            await asyncio.to_thread(self._tokens.reload)
+
     async def _report(self, status: int) -> None:
         for service in ("", SERVICE):
             await self._health.set(service, status)
@@ -255,6 +268,8 @@ async def serve(settings: Settings) -> None:
     loop.add_signal_handler(signal.SIGTERM, asked_to_stop.set)
     loop.add_signal_handler(signal.SIGINT, interrupt)
     await server.start()
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        loop.add_signal_handler(signal.SIGHUP, server.reload)
     _settle()
     await asked_to_stop.wait()
     logger.info("draining: calls in flight have %.0f s", settings.grace)

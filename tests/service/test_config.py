@@ -27,6 +27,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "max_batch": ("128", 128),
     "max_queue_rows": ("9000", 9000),
     "max_message_mib": ("5", 5),
+    "reload_seconds": ("2.5", 2.5),
     "grace": ("1.5", 1.5),
     "tls_cert": ("cert.pem", Path("cert.pem")),
     "tls_key": ("key.pem", Path("key.pem")),
@@ -58,6 +59,7 @@ BAD = {
     "max_batch": ["0", "4097", "x"],
     "max_queue_rows": ["0", "1048577", "x"],
     "max_message_mib": ["0", "1025", "1 MiB"],
+    "reload_seconds": ["-1", "86401", "nan", "often"],
     "grace": ["-1", "3601", "nan", "inf", "soon"],
     "log_format": ["xml", "JSON"],
 }

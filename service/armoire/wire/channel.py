@@ -66,6 +66,8 @@ def to_error(error: grpc.RpcError) -> errors.ArmoireError:
         elif isinstance(found, errors.InvalidArgument) and detail.Unpack(error_info):
             field, found = found.field, errors.LimitExceeded(text)
             found.field = field
+        elif isinstance(found, errors.Overloaded) and detail.Unpack(error_info):
+            found = errors.RateLimited(text)
         elif isinstance(found, errors.Overloaded) and detail.Unpack(retry_info):
             found.retry_after = retry_info.retry_delay.ToNanoseconds() / 1e9
     return found
