@@ -108,6 +108,12 @@ class Metrics:
             ("model", "version"),
             registry=registry,
         )
+        self.model_changes = Counter(
+            "armoire_model_changes_total",
+            "Bundles that came, went or could not be taken while serving, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
         self.model_info = Gauge(
             "armoire_model_info",
             "1 for each model that is ready.",

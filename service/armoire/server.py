@@ -8,12 +8,10 @@ import ctypes
 import errno
 import gc
 import logging
-import math
 import os
 import re
 import signal
 import socket
-from functools import partial
 from http.server import HTTPServer
 from pathlib import Path
 
@@ -23,28 +21,18 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from armoire.config import Settings
-from armoire.engine import calibration, cores, golden, runtime
-from armoire.engine.batching import Batcher
-from armoire.engine.graph import Graph
-from armoire.engine.lanes import Lanes
-from armoire.engine.pacing import Pacer
-from armoire.engine.providers import CUDA, Provider
+from armoire.engine import cores
 from armoire.errors import BadSettings
 from armoire.logs import CallLog
 from armoire.metrics import Metrics
-from armoire.ops import bundle
-from armoire.ops.autoencoder import Autoencoder
-from armoire.ops.bundle import Bundle
-from armoire.ops.catalogue import Catalogue
 from armoire.reloading import Reloader
+from armoire.repository import Repository
 from armoire.v1 import armoire_pb2 as pb
 from armoire.wire.interceptor import SERVICE, CallInterceptor
 from armoire.wire.servicer import LatentServicer
 from armoire.wire.tokens import Tokens
 
 logger = logging.getLogger("armoire.server")
-# Shares of latency_goal_ms: a call that arrives as a batch begins waits for that one, then for its own.
-LONGEST_BATCH, LONGEST_DELAY = 0.5, 0.1
 MAX_PENDING_CALLS = 8192
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -61,9 +49,12 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._threads = settings.threads or cores.usable()
-        self._lanes: Lanes | None = None
-        self._reloader = Reloader(settings.reload_seconds, self._look_at_access)
+        self._loop: asyncio.AbstractEventLoop
+        self._repository: Repository
+        # Apart, so that a token is refused while a model is being loaded.
+        self._reloaders = [
+            Reloader(settings.reload_seconds, look) for look in (self._look_at_access, self._look_at_models)
+        ]
         self._tokens: Tokens | None = None
         self._calls = CallLog(settings.log_format)
         self._metrics = Metrics()
@@ -85,39 +76,38 @@ class Server:
         exposed = not re.match(r"127\.|localhost:|\[::1\]|unix:", self._settings.listen)
         if self._settings.tokens_file and not self._settings.tls_cert and exposed:
             logger.warning("tokens will travel in plain text: set tls_cert and tls_key")
-        bundles = [bundle.read(folder) for folder in bundle.find(self._settings.models)]
+        self._loop = asyncio.get_running_loop()
+        self._repository = Repository(self._settings, self._metrics, self._freed)
         self._wire()
         try:
             await self._listen()
-            autoencoders = await asyncio.to_thread(self._warm_up, bundles)
-            self._servicer.catalogue = Catalogue(autoencoders, self._settings.default_model)
+            catalogue = self._servicer.catalogue = await asyncio.to_thread(self._repository.load)
         except BaseException:
             await self.stop()
             raise
         await self._report(SERVING)
-        self._reloader.start()
-        served = ", ".join(f"{a.manifest.name}/{a.manifest.version}" for a in self._servicer.catalogue)
+        for reloader in self._reloaders:
+            reloader.start()
+        loader = self._repository.loader
         logger.info(
             "serving %s on %s by %s (%s, %d lanes); metrics on http://%s/metrics",
-            served,
+            ", ".join(model.where for model in catalogue),
             self.address,
-            autoencoders[0].provider,
-            autoencoders[0].precision,
-            self._lanes.count if self._lanes else 0,
+            loader.provider.name,
+            loader.provider.precision,
+            loader.lanes.count,
             self.metrics_address,
         )
 
     async def stop(self) -> None:
         """Drain: health first, then new calls are refused and those in flight are answered, then gRPC stops."""
         await self._health.enter_graceful_shutdown()
-        await self._reloader.stop()
+        for reloader in self._reloaders:
+            await reloader.stop()
         if self._servicer.catalogue is not None:  # else nobody has been served
             await self._interceptor.drain(self._settings.grace)
         await self._grpc.stop(0)
-        for autoencoder in self._servicer.catalogue or ():
-            autoencoder.close()
-        if self._lanes is not None:
-            self._lanes.close()
+        self._repository.close()
         self._servicer.close()
         self._calls.flush()
         if self._http is not None:
@@ -126,7 +116,8 @@ class Server:
 
     def reload(self) -> None:
         """Look at once for changes of what the server was started with."""
-        self._reloader.now()
+        for reloader in self._reloaders:
+            reloader.now()
 
     def hurry(self) -> None:
         """Cut off the calls that a drain waits for."""
@@ -142,7 +133,7 @@ class Server:
         )
         self._tokens = Tokens(settings.tokens_file, RPCS) if settings.tokens_file else None
         self._interceptor = CallInterceptor(self._metrics, self._tokens, self._calls)
-        self._servicer = LatentServicer(limits, self._threads)
+        self._servicer = LatentServicer(limits, settings.threads or cores.usable())
         self._grpc = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_mib << 20),
@@ -189,57 +180,15 @@ class Server:
         pair = (_read("tls_key", settings.tls_key), _read("tls_cert", settings.tls_cert))
         return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
 
-    def _warm_up(self, bundles: list[Bundle]) -> list[Autoencoder]:
-        provider = runtime.choose_provider(self._settings.provider, bundles[0], self._settings.max_batch)
-        # One GPU has one stream of batches; on the CPU a batch has a core for itself.
-        lanes = self._lanes = Lanes(1 if provider.name == CUDA else self._threads)
-        loaded = [self._load(each, provider, lanes) for each in bundles]
-        # Only now: a start that fails says so in one line.
-        if provider.why:
-            logger.info(provider.why)
-        for each in loaded:
-            if each.precision != "fp32":
-                logger.info(
-                    "%s/%s in %s: %.2f%% of the decoder's pixels are within 1 of 255 of the golden ones, all within %d",
-                    each.manifest.name,
-                    each.manifest.version,
-                    each.precision,
-                    100 * each.deviation.close,
-                    each.deviation.largest,
-                )
-        return loaded
+    def _freed(self) -> None:
+        """A model's memory is free, in some thread: let the system have it."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: so is the process, soon
+            self._loop.call_soon_threadsafe(_trim)
 
-    def _load(self, each: Bundle, provider: Provider, lanes: Lanes) -> Autoencoder:
-        manifest = each.manifest
-        encoder, decoder = runtime.load(each, provider, lanes.count)
-        deviation = golden.check(each, encoder, decoder, self._settings.close_pixels)
-        queues = {
-            name: self._queue(graph, manifest.name, name, lanes)
-            for name, graph in (("encoder", encoder), ("decoder", decoder))
-        }
-        self._metrics.model_info.labels(
-            manifest.name, manifest.version, provider.name, provider.precision
-        ).set(1)
-        self._metrics.close_pixels.labels(manifest.name, manifest.version).set(deviation.close)
-        return Autoencoder(
-            each, queues, provider=provider.name, precision=provider.precision, deviation=deviation
-        )
-
-    def _queue(self, graph: Graph, model: str, name: str, lanes: Lanes) -> Batcher:
-        """Calibrate a graph and put a queue in front of it."""
-        goal = self._settings.latency_goal_ms / 1e3
-        longest = LONGEST_BATCH * goal if goal else math.inf
-        cost = lanes.call(partial(calibration.warm_up, graph, self._settings.max_batch, longest))
-        pacer = Pacer(LONGEST_DELAY * goal, cost.max_batch, cores.usable())
-        self._metrics.calibrated(model, name, cost.measured, cost.max_batch, pacer.max_delay)
-        return Batcher(
-            graph,
-            cost,
-            lanes,
-            max_queue_rows=self._settings.max_queue_rows,
-            metrics=self._metrics.graph(model, name),
-            pacer=pacer,
-        )
+    async def _look_at_models(self, asked: bool) -> None:
+        catalogue = await self._repository.refresh(settled=not asked)
+        if catalogue is not None:
+            self._servicer.catalogue = catalogue
 
     async def _look_at_access(self, _: bool) -> None:
         if self._tokens is not None:
@@ -267,7 +216,9 @@ async def serve(settings: Settings) -> None:
 
     loop.add_signal_handler(signal.SIGTERM, asked_to_stop.set)
     loop.add_signal_handler(signal.SIGINT, interrupt)
-    await server.start()
+    if not await _started(server, asked_to_stop):
+        logger.info("stopped before it was ready")
+        return
     if hasattr(signal, "SIGHUP"):  # not on Windows
         loop.add_signal_handler(signal.SIGHUP, server.reload)
     _settle()
@@ -277,11 +228,30 @@ async def serve(settings: Settings) -> None:
     logger.info("stopped")
 
 
+async def _started(server: Server, asked_to_stop: asyncio.Event) -> bool:
+    """Start, or give up as soon as a signal comes."""
+    start = asyncio.ensure_future(server.start())
+    stop = asyncio.ensure_future(asked_to_stop.wait())
+    await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
+    if not start.done():
+        start.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await start
+        return False
+    stop.cancel()
+    start.result()
+    return True
+
+
 def _settle() -> None:
-    """Leave the start behind: what it made is no garbage, and what it freed is wanted by nobody here."""
+    """Leave a start behind: what it made is no garbage, and what it freed is wanted by nobody here."""
     # A full collection among the modules and models of the start would stop the event loop for 20 ms.
     gc.freeze()
     gc.enable()
+    _trim()
+
+
+def _trim() -> None:
     # The C library keeps what parsing the graphs took, tens of MB.
     with contextlib.suppress(AttributeError):  # glibc's alone
         ctypes.CDLL(None).malloc_trim(0)

@@ -59,7 +59,7 @@ BAD = {
     "max_batch": ["0", "4097", "x"],
     "max_queue_rows": ["0", "1048577", "x"],
     "max_message_mib": ["0", "1025", "1 MiB"],
-    "reload_seconds": ["-1", "86401", "nan", "often"],
+    "reload_seconds": ["-1", "86401", "often"],
     "grace": ["-1", "3601", "nan", "inf", "soon"],
     "log_format": ["xml", "JSON"],
 }

@@ -26,6 +26,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from armoire import config
 from armoire.client import Client
 from armoire.errors import BadSettings
+from armoire.loading import Loader
 from armoire.server import RPCS, Server
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
@@ -107,14 +108,14 @@ def test_health_says_serving_overall_and_for_the_service(server: Running) -> Non
 async def test_health_is_not_serving_until_the_graphs_are_warm(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the models warm up Check and Watch say NOT_SERVING and calls are UNAVAILABLE; then SERVING."""
     warm, entered = threading.Event(), threading.Event()
-    load = Server._load
+    load = Loader.load
 
-    def held(self: Server, *arguments: object) -> object:
+    def held(self: Loader, *arguments: object) -> object:
         entered.set()
         assert warm.wait(30)
         return load(self, *arguments)
 
-    monkeypatch.setattr(Server, "_load", held)
+    monkeypatch.setattr(Loader, "load", held)
     server = Server(config.load(ANY_PORT))
     start = asyncio.create_task(server.start())
     await asyncio.to_thread(entered.wait, 30)

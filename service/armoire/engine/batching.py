@@ -51,7 +51,7 @@ class Batcher:
         self._pacer = pacer or Pacer(0.0, cost.max_batch, lanes.count)
         self._max_queue_rows = max_queue_rows
         self._metrics = metrics
-        self._line = Line(self._can_run)
+        self._line = Line()
         self._pending_rows = 0  # not yet answered
         self._queued_rows = 0  # of these, in no batch yet
         self._pump_is_due = False
@@ -124,7 +124,8 @@ class Batcher:
 
     def _count_pending(self, rows: int) -> None:
         self._pending_rows += rows
-        self._metrics.pending_rows.set(self._pending_rows)
+        # Not set: two versions of a model share the gauge.
+        self._metrics.pending_rows.inc(rows)
 
     def _pump(self) -> None:
         """Start batches while there are rows and lanes for them."""
@@ -150,7 +151,7 @@ class Batcher:
                 self._lanes.run(batch.run, partial(self._finish, batch))
 
     def _take(self, limit: int, now: float) -> list[Slice]:
-        slices = self._line.take(limit, now)
+        slices = self._line.take(limit, now, self._can_run)
         for part in slices:
             self._queued_rows -= len(part)
             if part.first == 0:

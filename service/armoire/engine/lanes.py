@@ -27,6 +27,8 @@ class Lanes:
         self.free = count
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._waiting: deque[Callable[[], None]] = deque()
+        self._closing = threading.Lock()
+        self._closed = False
         # Daemons: a batch that never ends must not keep a process alive that was told to stop.
         for number in range(count):
             threading.Thread(target=self._work, name=f"lane-{number}", daemon=True).start()
@@ -38,9 +40,12 @@ class Lanes:
         self._jobs.put(partial(self._run, asyncio.get_running_loop(), work, done))
 
     def call(self, work: Callable[[], T]) -> T:
-        """Run ``work`` in a lane and wait for what it gives; for the start, from a thread that is no event loop's.
+        """Run ``work`` in a lane and wait for what it gives; from a thread that is no event loop's.
 
         What a library keeps for each thread (ONNX Runtime its CUDA graphs) is then there when batches come.
+
+        Raises:
+            RuntimeError: the lanes are closed.
         """
         future: Future[T] = Future()
 
@@ -50,7 +55,10 @@ class Lanes:
             except BaseException as error:  # handed over, not swallowed
                 future.set_exception(error)
 
-        self._jobs.put(job)
+        with self._closing:
+            if self._closed:
+                raise RuntimeError("the lanes are closed")
+            self._jobs.put(job)
         return future.result()
 
     def when_free(self, start: Callable[[], None]) -> None:
@@ -60,12 +68,16 @@ class Lanes:
 
     def close(self) -> None:
         """End the threads, once they are free."""
-        for _ in range(self.count):
-            self._jobs.put(None)
+        with self._closing:
+            self._closed = True
+            for _ in range(self.count):
+                self._jobs.put(None)
 
     def _work(self) -> None:
         while job := self._jobs.get():
             job()
+            # While it waits for the next one: the last batch's arrays and its graph would be kept.
+            del job
 
     def _run(
         self,

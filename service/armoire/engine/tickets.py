@@ -37,10 +37,12 @@ class Call:
         queue_seconds: the time in which rows of this call waited for their first batch.
         run_seconds: the time in which a batch with rows of this call ran. What happens side by side counts once.
         later: measured seconds of what the call will ask of other graphs after this one.
+        model: the model that answers, NAME/VERSION; empty until it is found.
     """
 
     deadline: float | None = None
     later: float = 0.0
+    model: str = ""
     queue_seconds: float = 0.0
     run_seconds: float = 0.0
     _queued_until: float = 0.0

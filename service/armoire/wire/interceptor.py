@@ -122,7 +122,8 @@ class CallInterceptor:
         except DecodeError as error:
             failure = InvalidArgument(f"the bytes are no {method}Request message: {error}")
         except ArmoireError as error:
-            failure = error
+            # Its frames would hold on to the model until the next collection.
+            failure = error.with_traceback(None)
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED if call.remaining() > 0 else grpc.StatusCode.DEADLINE_EXCEEDED
             raise
@@ -133,7 +134,11 @@ class CallInterceptor:
             code = failure.code if failure is not None else code
             seconds = time.perf_counter() - started
             self._record(method, code, failure, seconds, request_id, call.caller.name)
-        trailing = (("armoire-timing", _timing(call, seconds)), ("x-request-id", request_id))
+        trailing = (
+            ("armoire-timing", _timing(call, seconds)),
+            ("x-request-id", request_id),
+            *((("armoire-model", call.model),) if call.model else ()),
+        )
         if failure is not None:
             details = ("grpc-status-details-bin", _status(failure).SerializeToString())
             await context.abort(code, str(failure), (*trailing, details))

@@ -132,7 +132,9 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
         if self.catalogue is None:
             raise Unavailable("the models are warming up; try again in a second")
         call.caller.require(request.model or self.catalogue.default_model)
-        return self.catalogue.find(request.model, request.version, call.caller.may_use)
+        model = self.catalogue.find(request.model, request.version, call.caller.may_use)
+        call.model = model.where
+        return model
 
     def _admit(self, rows: int, field: str, call: IncomingCall) -> None:
         """Hold a call's rows to the server's limit and to its caller's rate, before any work."""
