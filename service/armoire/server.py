@@ -13,7 +13,6 @@ import re
 import signal
 import socket
 from http.server import HTTPServer
-from pathlib import Path
 
 import grpc
 import prometheus_client
@@ -28,6 +27,7 @@ from armoire.metrics import Metrics
 from armoire.reloading import Reloader
 from armoire.repository import Repository
 from armoire.v1 import armoire_pb2 as pb
+from armoire.wire.certificates import Certificates
 from armoire.wire.interceptor import SERVICE, CallInterceptor
 from armoire.wire.servicer import LatentServicer
 from armoire.wire.tokens import Tokens
@@ -56,6 +56,7 @@ class Server:
             Reloader(settings.reload_seconds, look) for look in (self._look_at_access, self._look_at_models)
         ]
         self._tokens: Tokens | None = None
+        self._certificates: Certificates | None = None
         self._calls = CallLog(settings.log_format)
         self._metrics = Metrics()
         self._health = health.aio.HealthServicer()
@@ -101,9 +102,10 @@ class Server:
 
     async def stop(self) -> None:
         """Drain: health first, then new calls are refused and those in flight are answered, then gRPC stops."""
-        await self._health.enter_graceful_shutdown()
         for reloader in self._reloaders:
             await reloader.stop()
+        # Nothing comes between: who has read NOT_SERVING is answered no more.
+        await self._health.enter_graceful_shutdown()
         if self._servicer.catalogue is not None:  # else nobody has been served
             await self._interceptor.drain(self._settings.grace)
         await self._grpc.stop(0)
@@ -131,6 +133,10 @@ class Server:
             max_queue_rows=settings.max_queue_rows,
             max_message_mib=settings.max_message_mib,
         )
+        if settings.tls_cert and settings.tls_key:
+            self._certificates = Certificates(
+                settings.tls_cert, settings.tls_key, settings.tls_client_ca, self._metrics
+            )
         self._tokens = Tokens(settings.tokens_file, RPCS) if settings.tokens_file else None
         self._interceptor = CallInterceptor(self._metrics, self._tokens, self._calls)
         self._servicer = LatentServicer(limits, settings.threads or cores.usable())
@@ -156,29 +162,21 @@ class Server:
         # HealthServicer starts as SERVING.
         await self._report(NOT_SERVING)
         host, _, _ = self._settings.listen.rpartition(":")
-        credentials = self._credentials()
         _require_free(self._settings.listen)
         try:
-            if credentials is None:
+            if self._certificates is None:
                 port = self._grpc.add_insecure_port(self._settings.listen)
             else:
-                port = self._grpc.add_secure_port(self._settings.listen, credentials)
+                port = self._grpc.add_secure_port(self._settings.listen, self._certificates.credentials())
         except RuntimeError:
-            wrong = "is the folder there?" if credentials is None else "do tls_cert and tls_key fit?"
+            key = "is the key of tls_cert one of RSA, or of ECDSA on P-256 or P-384?"
+            wrong = "is the folder there?" if self._certificates is None else key
             raise BadSettings(
                 f"listen is {self._settings.listen}, which gRPC cannot serve: {wrong}"
             ) from None
         self.address = f"{host}:{port}" if host != "unix" else self._settings.listen
         self._http, self.metrics_address = _serve_metrics(self._settings.metrics_listen, self._metrics)
         await self._grpc.start()
-
-    def _credentials(self) -> grpc.ServerCredentials | None:
-        settings = self._settings
-        if settings.tls_cert is None or settings.tls_key is None:
-            return None
-        authority = _read("tls_client_ca", settings.tls_client_ca) if settings.tls_client_ca else None
-        pair = (_read("tls_key", settings.tls_key), _read("tls_cert", settings.tls_cert))
-        return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
 
     def _freed(self) -> None:
         """A model's memory is free, in some thread: let the system have it."""
@@ -191,8 +189,9 @@ class Server:
             self._servicer.catalogue = catalogue
 
     async def _look_at_access(self, _: bool) -> None:
-        if self._tokens is not None:
-            await asyncio.to_thread(self._tokens.reload)
+        for access in (self._tokens, self._certificates):
+            if access is not None:
+                await asyncio.to_thread(access.reload)
 
     async def _report(self, status: int) -> None:
         for service in ("", SERVICE):
@@ -292,10 +291,3 @@ def _serve_metrics(address: str, metrics: Metrics) -> tuple[HTTPServer, str]:
             f"metrics_listen is {address}, where no server can be bound: {getattr(error, 'strerror', None) or error}"
         ) from None
     return http, f"{host}:{http.server_port}"
-
-
-def _read(setting: str, path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadSettings(f"{setting} {path} cannot be read: {error.strerror}") from None
