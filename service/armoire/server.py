@@ -17,7 +17,7 @@ from http.server import HTTPServer
 import grpc
 import prometheus_client
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from armoire.config import Settings
 from armoire.engine import cores
@@ -30,6 +30,7 @@ from armoire.v1 import armoire_pb2 as pb
 from armoire.wire.certificates import Certificates
 from armoire.wire.interceptor import SERVICE, CallInterceptor
 from armoire.wire.servicer import LatentServicer
+from armoire.wire.standard import Guard, GuardedHealth, GuardedReflection
 from armoire.wire.tokens import Tokens
 
 logger = logging.getLogger("armoire.server")
@@ -153,10 +154,19 @@ class Server:
             ],
         )
         self._interceptor.register(self._servicer, self._grpc)
+        self._add_standard_services()
+
+    def _add_standard_services(self) -> None:
+        guard = Guard(self._tokens, self._metrics) if self._tokens is not None else None
+        if guard is not None and self._settings.health == "token":
+            self._health = GuardedHealth(guard)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        reflection.enable_server_reflection(
-            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc
-        )
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        if guard is not None and self._settings.reflection == "token":
+            guarded = GuardedReflection(names, guard)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(guarded, self._grpc)  # type: ignore[no-untyped-call]
+        elif self._settings.reflection != "off":
+            reflection.enable_server_reflection(names, self._grpc)
 
     async def _listen(self) -> None:
         # HealthServicer starts as SERVING.

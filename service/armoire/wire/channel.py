@@ -70,6 +70,17 @@ def connect(address: str, credentials: grpc.ChannelCredentials | None = None) ->
     return grpc.secure_channel(address, credentials, options)
 
 
+def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
+    """Give the metadata that bring a token; without one, none.
+
+    Raises:
+        InvalidArgument: characters that cannot be sent, of which gRPC's own error would show the whole token.
+    """
+    if token is not None and not re.fullmatch(r"[!-~]*", token):
+        raise errors.InvalidArgument("printable ASCII characters without spaces are wanted", "token")
+    return (("authorization", f"Bearer {token}"),) if token else ()
+
+
 def to_error(error: grpc.RpcError) -> errors.ArmoireError:
     """Turn gRPC's error into the class of armoire.errors that carries its code."""
     code, text = error.code(), error.details() or error.code().name
