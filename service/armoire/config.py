@@ -109,6 +109,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "0: only at SIGHUP",
         ),
     ] = 10.0
+    canary_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="seconds between golden checks of the served models; one that fails turns health to "
+            "NOT_SERVING; 0: none",
+        ),
+    ] = 60.0
+    stuck_seconds: Annotated[
+        float,
+        Meta(
+            ge=0.1, le=86_400, description="seconds that a batch may run before health turns to NOT_SERVING"
+        ),
+    ] = 10.0
     grace: Annotated[
         float, Meta(ge=0, le=3600, description="seconds that calls in flight have at shutdown")
     ] = 30.0

@@ -11,6 +11,7 @@ ArmoireError
 ├── Unauthenticated        UNAUTHENTICATED      no token, or one that nobody knows
 ├── PermissionDenied       PERMISSION_DENIED    a known token without the right
 ├── Internal               INTERNAL             a bug; the traceback is in the server's log
+├── DeviceLost             (never on the wire)  the GPU is gone; the server exits with status 1
 └── StartError             (never on the wire)  one line on stderr, exit status 2
     ├── BadSettings        a setting that cannot be
     └── BadBundle          a model bundle that cannot be served
@@ -28,6 +29,7 @@ __all__ = [
     "BadBundle",
     "BadSettings",
     "DeadlineExceeded",
+    "DeviceLost",
     "Internal",
     "InvalidArgument",
     "LimitExceeded",
@@ -137,6 +139,10 @@ class Internal(ArmoireError):
     """A bug in the server; its log has the traceback under the request's id."""
 
     code = grpc.StatusCode.INTERNAL
+
+
+class DeviceLost(ArmoireError):
+    """The device does not run anything any more: only another process can do better."""
 
 
 class StartError(ArmoireError):

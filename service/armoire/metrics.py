@@ -32,6 +32,7 @@ class GraphMetrics:
     pending_rows: Gauge
     padding_rows: Counter
     deadline_missed: Counter
+    failed_batches: Counter
 
 
 class Metrics:
@@ -83,6 +84,16 @@ class Metrics:
         )
         self._deadline_missed = Counter(
             "armoire_deadline_missed_total", "Calls whose deadline passed in the queue.", registry=registry
+        )
+        self._failed_batches = Counter(
+            "armoire_failed_batches_total", "Batches that the graph could not run.", graph, registry=registry
+        )
+        self.serving = Gauge("armoire_serving", "1 while health says SERVING.", registry=registry)
+        self.canaries = Counter(
+            "armoire_canaries_total",
+            "Golden checks of served models, by outcome.",
+            ("outcome",),
+            registry=registry,
         )
         self.largest_batch = Gauge(
             "armoire_largest_batch_rows",
@@ -159,4 +170,5 @@ class Metrics:
             pending_rows=self._pending_rows.labels(model, graph),
             padding_rows=self._padding_rows,
             deadline_missed=self._deadline_missed,
+            failed_batches=self._failed_batches.labels(model, graph),
         )

@@ -21,12 +21,13 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from armoire.config import Settings
 from armoire.engine import cores
-from armoire.errors import BadSettings
+from armoire.errors import BadSettings, DeviceLost
 from armoire.logs import CallLog
 from armoire.metrics import Metrics
 from armoire.reloading import Reloader
 from armoire.repository import Repository
 from armoire.v1 import armoire_pb2 as pb
+from armoire.watchdog import Watchdog
 from armoire.wire.certificates import Certificates
 from armoire.wire.interceptor import SERVICE, CallInterceptor
 from armoire.wire.servicer import LatentServicer
@@ -46,6 +47,7 @@ class Server:
     Attributes:
         address: where gRPC answers, HOST:PORT.
         metrics_address: where Prometheus is answered.
+        lost: set once the device is gone for good.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -58,6 +60,7 @@ class Server:
         ]
         self._tokens: Tokens | None = None
         self._certificates: Certificates | None = None
+        self._watchdog: Watchdog | None = None
         self._calls = CallLog(settings.log_format)
         self._metrics = Metrics()
         self._health = health.aio.HealthServicer()
@@ -67,6 +70,7 @@ class Server:
         self._http: HTTPServer | None = None
         self.address = settings.listen
         self.metrics_address = settings.metrics_listen
+        self.lost = asyncio.Event()
 
     async def start(self) -> None:
         """Load the bundles, listen as NOT_SERVING, warm up and verify the graphs, then be SERVING.
@@ -91,6 +95,15 @@ class Server:
         for reloader in self._reloaders:
             reloader.start()
         loader = self._repository.loader
+        self._watchdog = Watchdog(
+            self._settings,
+            self._metrics,
+            loader.lanes,
+            models=lambda: self._servicer.catalogue or (),
+            report=lambda healthy: self._report(SERVING if healthy else NOT_SERVING),
+            lost=self.lost.set,
+        )
+        self._watchdog.start()
         logger.info(
             "serving %s on %s by %s (%s, %d lanes); metrics on http://%s/metrics",
             ", ".join(model.where for model in catalogue),
@@ -105,6 +118,8 @@ class Server:
         """Drain: health first, then new calls are refused and those in flight are answered, then gRPC stops."""
         for reloader in self._reloaders:
             await reloader.stop()
+        if self._watchdog is not None:
+            await self._watchdog.stop()
         # Nothing comes between: who has read NOT_SERVING is answered no more.
         await self._health.enter_graceful_shutdown()
         if self._servicer.catalogue is not None:  # else nobody has been served
@@ -213,6 +228,7 @@ async def serve(settings: Settings) -> None:
 
     Raises:
         StartError: the server cannot start.
+        DeviceLost: it cannot go on.
     """
     asked_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -231,7 +247,11 @@ async def serve(settings: Settings) -> None:
     if hasattr(signal, "SIGHUP"):  # not on Windows
         loop.add_signal_handler(signal.SIGHUP, server.reload)
     _settle()
-    await asked_to_stop.wait()
+    await _either(asked_to_stop, server.lost)
+    if server.lost.is_set():
+        server.hurry()
+        await server.stop()
+        raise DeviceLost("the device does not run anything any more; the log says what it last said")
     logger.info("draining: calls in flight have %.0f s", settings.grace)
     await server.stop()
     logger.info("stopped")
@@ -250,6 +270,13 @@ async def _started(server: Server, asked_to_stop: asyncio.Event) -> bool:
     stop.cancel()
     start.result()
     return True
+
+
+async def _either(*events: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
 
 
 def _settle() -> None:

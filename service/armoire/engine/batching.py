@@ -46,6 +46,7 @@ class Batcher:
             pacer: says when a batch waits for more rows; None: never.
         """
         self.cost = cost
+        self.failures = 0  # batches
         self._engine = engine
         self._lanes = lanes
         self._pacer = pacer or Pacer(0.0, cost.max_batch, lanes.count)
@@ -184,6 +185,8 @@ class Batcher:
             if padding := self._engine.padding(batch.rows):
                 self._metrics.padding_rows.inc(padding)
         else:
+            self.failures += 1
+            self._metrics.failed_batches.inc()
             incident = secrets.token_hex(4)
             logger.error(
                 "a batch of %d calls failed, incident %s", len(batch.slices), incident, exc_info=error

@@ -66,7 +66,7 @@ class Autoencoder:
     @property
     def where(self) -> str:
         """NAME/VERSION."""
-        return f"{self.manifest.name}/{self.manifest.version}"
+        return self.bundle.where
 
     @property
     def latent_size(self) -> int:
