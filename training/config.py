@@ -69,9 +69,7 @@ _FASHION_2D = Config(preset="fashion-2d", latent_size=2, decoder_hidden=(256, 25
 PRESETS: dict[str, Config] = {
     config.preset: config
     for config in (
-        # With one epoch of KL warm-up the sum is the same (236.47), but 8 of the 16 dimensions carry nothing: the KL
-        # closes them before they have found a use. With eight epochs 14 carry something.
-        Config(preset="fashion", latent_size=16, kl_warmup_epochs=8.0, decoder_hidden=(256,)),
+        Config(preset="fashion", latent_size=16, encoder_hidden=0, linear_path=True),
         _FASHION_2D,
         replace(_FASHION_2D, preset="fashion-autoencoder-2d", variational=False, beta=0.0),
         # Foster, "Generative Deep Learning", 2nd ed., chapter 3. Its loss is 500 x mean cross-entropy + KL: with the

@@ -99,6 +99,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_queue_rows: Annotated[
         int, Meta(ge=1, le=1 << 20, description="most unanswered rows in front of one graph")
     ] = 4096
+    max_in_flight_mib: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1 << 20,
+            description="most MiB of requests and answers that are not yet sent; what comes beyond is refused",
+        ),
+    ] = 512
     max_message_mib: Annotated[int, Meta(ge=1, le=1024, description="largest request message in MiB")] = 16
     reload_seconds: Annotated[
         float,
@@ -255,6 +263,11 @@ def _disagreements(settings: Settings) -> list[str]:
         faults.append(
             f"max_queue_rows ({settings.max_queue_rows}) is below max_rows ({settings.max_rows}): "
             "a call of the full size could never be taken"
+        )
+    if settings.max_in_flight_mib < settings.max_message_mib:
+        faults.append(
+            f"max_in_flight_mib ({settings.max_in_flight_mib}) is below max_message_mib "
+            f"({settings.max_message_mib}): a message of the full size could never be taken"
         )
     if (settings.tls_cert is None) != (settings.tls_key is None):
         faults.append("tls_cert and tls_key go together; one of them is missing")

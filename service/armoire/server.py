@@ -154,7 +154,9 @@ class Server:
                 settings.tls_cert, settings.tls_key, settings.tls_client_ca, self._metrics
             )
         self._tokens = Tokens(settings.tokens_file, RPCS) if settings.tokens_file else None
-        self._interceptor = CallInterceptor(self._metrics, self._tokens, self._calls)
+        self._interceptor = CallInterceptor(
+            self._metrics, self._tokens, self._calls, settings.max_in_flight_mib << 20
+        )
         self._servicer = LatentServicer(limits, settings.threads or cores.usable())
         self._grpc = grpc.aio.server(
             options=[

@@ -88,7 +88,9 @@ def to_error(error: grpc.RpcError) -> errors.ArmoireError:
     if code is grpc.StatusCode.UNAVAILABLE and not from_the_server:
         text += f" ({next(advice for sign, advice in ADVICE if re.search(sign, text))})"
     by_code: dict[grpc.StatusCode, type[errors.ArmoireError]] = {
-        kind.code: kind for kind in errors.ArmoireError.__subclasses__() if kind is not errors.StartError
+        kind.code: kind
+        for kind in errors.ArmoireError.__subclasses__()
+        if kind.code is not grpc.StatusCode.UNKNOWN  # that of errors which no server answers with
     }
     found = by_code.get(code, errors.ArmoireError)(text)
     status = rpc_status.from_call(cast(grpc.Call, error))  # every RpcError that a call raises is one

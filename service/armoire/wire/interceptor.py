@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
@@ -32,6 +33,8 @@ SERVICE = pb.DESCRIPTOR.services_by_name["LatentService"].full_name
 # QUIET, since on a busy machine a caller needs its time to read the last answer and to call again; LONGEST in all,
 # for those who call on and on.
 LINGER_SECONDS, QUIET_SECONDS, LONGEST_SECONDS = 0.2, 1.0, 3.0
+# Readers that take their time are nothing that could be measured.
+RETRY_SECONDS = 0.5
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for the type checker only
 
@@ -42,8 +45,11 @@ class CallInterceptor:
     No grpc.aio.ServerInterceptor: that is asked again at every call for a handler which never changes.
     """
 
-    def __init__(self, metrics: Metrics, tokens: Tokens | None, log: CallLog) -> None:
+    def __init__(self, metrics: Metrics, tokens: Tokens | None, log: CallLog, most_bytes: int) -> None:
+        """Wrap nothing yet; ``most_bytes`` of requests and answers may be in flight."""
         self._metrics = metrics
+        self._most_bytes = most_bytes
+        self._bytes = 0
         self._log = log
         self._draining = False
         self._in_flight = 0
@@ -111,7 +117,7 @@ class CallInterceptor:
         call = IncomingCall(None if remaining is None else time.monotonic() + remaining)
         code, reply = grpc.StatusCode.OK, None
         failure: ArmoireError | None = None
-        self._arrive(context)
+        held = self._arrive(context, len(content))
         try:
             call.caller = self._admit(method, metadata)
             assert handler.request_deserializer is not None
@@ -143,16 +149,25 @@ class CallInterceptor:
             details = ("grpc-status-details-bin", _status(failure).SerializeToString())
             await context.abort(code, str(failure), (*trailing, details))
         context.set_trailing_metadata(trailing)
+        if isinstance(reply, bytes):
+            self._hold(held, len(reply))
         return reply
 
-    def _arrive(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        """Count a call as in flight until the last byte of its answer is out."""
+    def _arrive(self, context: grpc.aio.ServicerContext[Any, Any], size: int) -> _Held:
+        """Count a call and its bytes as in flight until the last byte of its answer is out."""
         self._in_flight += 1
         self._idle.clear()
+        held = _Held()
+        self._hold(held, size)
+        context.add_done_callback(lambda *_: self._leave(held))  # type: ignore[arg-type]
+        return held
 
-        context.add_done_callback(self._leave)  # type: ignore[arg-type]
+    def _hold(self, held: _Held, size: int) -> None:
+        held.bytes += size
+        self._bytes += size
 
-    def _leave(self, *_: object) -> None:
+    def _leave(self, held: _Held) -> None:
+        self._bytes -= held.bytes
         self._in_flight -= 1
         self._last_call = time.monotonic()
         if not self._in_flight:
@@ -162,6 +177,12 @@ class CallInterceptor:
         """Refuse what should cost nothing; give who calls."""
         if self._draining:
             raise Unavailable("the server is shutting down; call another replica")
+        if self._bytes > self._most_bytes:
+            raise Overloaded(
+                f"{self._bytes >> 20} MiB of requests and answers are in flight, more than max_in_flight_mib = "
+                f"{self._most_bytes >> 20}; try again",
+                retry_after=RETRY_SECONDS,
+            )
         if self._tokens is None:
             return ANYBODY
         return self._tokens.check(str(metadata.get("authorization", "")), method)
@@ -187,6 +208,13 @@ class CallInterceptor:
             if isinstance(came, str) and REQUEST_ID.fullmatch(came)
             else f"{self._process}-{next(self._numbers):x}"
         )
+
+
+@dataclass(slots=True)
+class _Held:
+    """The bytes that a call keeps in memory."""
+
+    bytes: int = 0
 
 
 class _Collector:
