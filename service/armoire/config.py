@@ -145,9 +145,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tokens_file: Annotated[
         Path | None,
         Meta(
-            description="bearer tokens that may call, lines of NAME SHA256-HEX [RPC,RPC...]; none: everybody"
+            description="bearer tokens that may call, a line each: NAME SHA256-HEX and its rights; none: everybody"
         ),
     ] = None
+    health: Annotated[
+        Literal["open", "token"],
+        Meta(description="who may ask for health: everybody, as probes do, or with a token only"),
+    ] = "open"
+    reflection: Annotated[
+        Literal["open", "token", "off"],
+        Meta(
+            description="who may ask for the definition of the API; token: with tokens_file one is asked for"
+        ),
+    ] = "token"
     log_format: Annotated[Literal["text", "json"], Meta(description="form of the log lines on stderr")] = (
         "text"
     )
@@ -263,6 +273,8 @@ def _disagreements(settings: Settings) -> list[str]:
         faults.append("tls_cert and tls_key go together; one of them is missing")
     elif settings.tls_client_ca and not settings.tls_cert:
         faults.append("tls_client_ca needs tls_cert and tls_key")
+    if settings.health == "token" and settings.tokens_file is None:
+        faults.append("health is token, and there is no tokens_file: nobody could ask for it")
     return faults
 
 

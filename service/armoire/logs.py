@@ -33,6 +33,11 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
+def _shows_no_metadata(record: logging.LogRecord) -> bool:
+    # gRPC logs metadata that are not UTF-8 with all their bytes, and a bearer token may be among them.
+    return not (record.name.startswith("grpc") and record.msg == "Invalid encoding on %s")
+
+
 def configure(log_format: LogFormat) -> None:
     """Send the log of this process to stderr."""
     handler = logging.StreamHandler(sys.stderr)
@@ -41,6 +46,7 @@ def configure(log_format: LogFormat) -> None:
         if log_format == "json"
         else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
     )
+    handler.addFilter(_shows_no_metadata)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 

@@ -125,6 +125,12 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
+        self.certificate_expiration = Gauge(
+            "armoire_tls_certificate_expiration_timestamp_seconds",
+            "When the first certificate of a file expires, in unix time.",
+            ("setting",),
+            registry=registry,
+        )
         self.model_info = Gauge(
             "armoire_model_info",
             "1 for each model that is ready.",

@@ -13,12 +13,11 @@ import re
 import signal
 import socket
 from http.server import HTTPServer
-from pathlib import Path
 
 import grpc
 import prometheus_client
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from armoire.config import Settings
 from armoire.engine import cores
@@ -29,8 +28,10 @@ from armoire.reloading import Reloader
 from armoire.repository import Repository
 from armoire.v1 import armoire_pb2 as pb
 from armoire.watchdog import Watchdog
+from armoire.wire.certificates import Certificates
 from armoire.wire.interceptor import SERVICE, CallInterceptor
 from armoire.wire.servicer import LatentServicer
+from armoire.wire.standard import Guard, GuardedHealth, GuardedReflection
 from armoire.wire.tokens import Tokens
 
 logger = logging.getLogger("armoire.server")
@@ -53,7 +54,12 @@ class Server:
         self._settings = settings
         self._loop: asyncio.AbstractEventLoop
         self._repository: Repository
-        self._reloader = Reloader(settings.reload_seconds, self._look_at_models)
+        # Apart, so that a token is refused while a model is being loaded.
+        self._reloaders = [
+            Reloader(settings.reload_seconds, look) for look in (self._look_at_access, self._look_at_models)
+        ]
+        self._tokens: Tokens | None = None
+        self._certificates: Certificates | None = None
         self._watchdog: Watchdog | None = None
         self._calls = CallLog(settings.log_format)
         self._metrics = Metrics()
@@ -86,7 +92,8 @@ class Server:
             await self.stop()
             raise
         await self._report(SERVING)
-        self._reloader.start()
+        for reloader in self._reloaders:
+            reloader.start()
         loader = self._repository.loader
         self._watchdog = Watchdog(
             self._settings,
@@ -109,10 +116,12 @@ class Server:
 
     async def stop(self) -> None:
         """Drain: health first, then new calls are refused and those in flight are answered, then gRPC stops."""
-        await self._health.enter_graceful_shutdown()
-        await self._reloader.stop()
+        for reloader in self._reloaders:
+            await reloader.stop()
         if self._watchdog is not None:
             await self._watchdog.stop()
+        # Nothing comes between: who has read NOT_SERVING is answered no more.
+        await self._health.enter_graceful_shutdown()
         if self._servicer.catalogue is not None:  # else nobody has been served
             await self._interceptor.drain(self._settings.grace)
         await self._grpc.stop(0)
@@ -125,7 +134,8 @@ class Server:
 
     def reload(self) -> None:
         """Look at once for changes of what the server was started with."""
-        self._reloader.now()
+        for reloader in self._reloaders:
+            reloader.now()
 
     def hurry(self) -> None:
         """Cut off the calls that a drain waits for."""
@@ -139,9 +149,13 @@ class Server:
             max_queue_rows=settings.max_queue_rows,
             max_message_mib=settings.max_message_mib,
         )
-        tokens = Tokens(settings.tokens_file, RPCS) if settings.tokens_file else None
+        if settings.tls_cert and settings.tls_key:
+            self._certificates = Certificates(
+                settings.tls_cert, settings.tls_key, settings.tls_client_ca, self._metrics
+            )
+        self._tokens = Tokens(settings.tokens_file, RPCS) if settings.tokens_file else None
         self._interceptor = CallInterceptor(
-            self._metrics, tokens, self._calls, settings.max_in_flight_mib << 20
+            self._metrics, self._tokens, self._calls, settings.max_in_flight_mib << 20
         )
         self._servicer = LatentServicer(limits, settings.threads or cores.usable())
         self._grpc = grpc.aio.server(
@@ -157,38 +171,39 @@ class Server:
             ],
         )
         self._interceptor.register(self._servicer, self._grpc)
+        self._add_standard_services()
+
+    def _add_standard_services(self) -> None:
+        guard = Guard(self._tokens, self._metrics) if self._tokens is not None else None
+        if guard is not None and self._settings.health == "token":
+            self._health = GuardedHealth(guard)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        reflection.enable_server_reflection(
-            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc
-        )
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        if guard is not None and self._settings.reflection == "token":
+            guarded = GuardedReflection(names, guard)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(guarded, self._grpc)  # type: ignore[no-untyped-call]
+        elif self._settings.reflection != "off":
+            reflection.enable_server_reflection(names, self._grpc)
 
     async def _listen(self) -> None:
         # HealthServicer starts as SERVING.
         await self._report(NOT_SERVING)
         host, _, _ = self._settings.listen.rpartition(":")
-        credentials = self._credentials()
         _require_free(self._settings.listen)
         try:
-            if credentials is None:
+            if self._certificates is None:
                 port = self._grpc.add_insecure_port(self._settings.listen)
             else:
-                port = self._grpc.add_secure_port(self._settings.listen, credentials)
+                port = self._grpc.add_secure_port(self._settings.listen, self._certificates.credentials())
         except RuntimeError:
-            wrong = "is the folder there?" if credentials is None else "do tls_cert and tls_key fit?"
+            key = "is the key of tls_cert one of RSA, or of ECDSA on P-256 or P-384?"
+            wrong = "is the folder there?" if self._certificates is None else key
             raise BadSettings(
                 f"listen is {self._settings.listen}, which gRPC cannot serve: {wrong}"
             ) from None
         self.address = f"{host}:{port}" if host != "unix" else self._settings.listen
         self._http, self.metrics_address = _serve_metrics(self._settings.metrics_listen, self._metrics)
         await self._grpc.start()
-
-    def _credentials(self) -> grpc.ServerCredentials | None:
-        settings = self._settings
-        if settings.tls_cert is None or settings.tls_key is None:
-            return None
-        authority = _read("tls_client_ca", settings.tls_client_ca) if settings.tls_client_ca else None
-        pair = (_read("tls_key", settings.tls_key), _read("tls_cert", settings.tls_cert))
-        return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
 
     def _freed(self) -> None:
         """A model's memory is free, in some thread: let the system have it."""
@@ -199,6 +214,11 @@ class Server:
         catalogue = await self._repository.refresh(settled=not asked)
         if catalogue is not None:
             self._servicer.catalogue = catalogue
+
+    async def _look_at_access(self, _: bool) -> None:
+        for access in (self._tokens, self._certificates):
+            if access is not None:
+                await asyncio.to_thread(access.reload)
 
     async def _report(self, status: int) -> None:
         for service in ("", SERVICE):
@@ -310,10 +330,3 @@ def _serve_metrics(address: str, metrics: Metrics) -> tuple[HTTPServer, str]:
             f"metrics_listen is {address}, where no server can be bound: {getattr(error, 'strerror', None) or error}"
         ) from None
     return http, f"{host}:{http.server_port}"
-
-
-def _read(setting: str, path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadSettings(f"{setting} {path} cannot be read: {error.strerror}") from None

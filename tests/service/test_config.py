@@ -36,10 +36,13 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "tls_key": ("key.pem", Path("key.pem")),
     "tls_client_ca": ("ca.pem", Path("ca.pem")),
     "tokens_file": ("tokens", Path("tokens")),
+    "health": ("token", "token"),
+    "reflection": ("off", "off"),
     "log_format": ("json", "json"),
 }
 # What has to come along with a setting.
 WITH = {"tls_cert": ["tls_key"], "tls_key": ["tls_cert"], "tls_client_ca": ["tls_cert", "tls_key"]}
+WITH["health"] = ["tokens_file"]
 BAD = {
     "listen": [
         "",
@@ -67,6 +70,8 @@ BAD = {
     "canary_seconds": ["-1", "86401", "never"],
     "stuck_seconds": ["0", "0.05", "86401", "x"],
     "grace": ["-1", "3601", "nan", "inf", "soon"],
+    "health": ["off", "closed"],
+    "reflection": ["on", "none"],
     "log_format": ["xml", "JSON"],
 }
 KUBERNETES = {
@@ -189,6 +194,7 @@ def test_all_bad_settings_are_named_at_once() -> None:
         ({"ARMOIRE_TLS_CERT": "c"}, ["tls_cert and tls_key go together"]),
         ({"ARMOIRE_TLS_KEY": "k"}, ["tls_cert and tls_key go together"]),
         ({"ARMOIRE_TLS_CLIENT_CA": "a"}, ["tls_client_ca needs tls_cert and tls_key"]),
+        ({"ARMOIRE_HEALTH": "token"}, ["health is token, and there is no tokens_file"]),
     ],
 )
 def test_settings_that_cannot_go_together_are_named(environ: dict[str, str], words: list[str]) -> None:

@@ -19,11 +19,12 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from armoire.engine.tickets import Call
-from armoire.errors import ArmoireError, Internal, InvalidArgument, LimitExceeded, Overloaded, Unavailable
+from armoire.errors import ArmoireError, Internal, InvalidArgument, Overloaded, Unavailable
 from armoire.logs import CallLog
 from armoire.metrics import Metrics
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
+from armoire.wire.caller import ANYBODY, Caller, IncomingCall
 from armoire.wire.tokens import Tokens
 
 logger = logging.getLogger("armoire.calls")
@@ -113,12 +114,12 @@ class CallInterceptor:
         metadata = {str(key): value for key, value in context.invocation_metadata() or ()}
         request_id = self._request_id(metadata.get("x-request-id"))
         remaining = context.time_remaining()
-        call = Call(None if remaining is None else time.monotonic() + remaining)
-        code, caller, reply = grpc.StatusCode.OK, "", None
+        call = IncomingCall(None if remaining is None else time.monotonic() + remaining)
+        code, reply = grpc.StatusCode.OK, None
         failure: ArmoireError | None = None
         held = self._arrive(context, len(content))
         try:
-            caller = self._admit(method, metadata)
+            call.caller = self._admit(method, metadata)
             assert handler.request_deserializer is not None
             assert handler.unary_unary is not None
             request = handler.request_deserializer(content)
@@ -138,7 +139,7 @@ class CallInterceptor:
         finally:
             code = failure.code if failure is not None else code
             seconds = time.perf_counter() - started
-            self._record(method, code, failure, seconds, request_id, caller)
+            self._record(method, code, failure, seconds, request_id, call.caller.name)
         trailing = (
             ("armoire-timing", _timing(call, seconds)),
             ("x-request-id", request_id),
@@ -172,8 +173,8 @@ class CallInterceptor:
         if not self._in_flight:
             self._idle.set()
 
-    def _admit(self, method: str, metadata: dict[str, Any]) -> str:
-        """Refuse what should cost nothing; give the caller's name."""
+    def _admit(self, method: str, metadata: dict[str, Any]) -> Caller:
+        """Refuse what should cost nothing; give who calls."""
         if self._draining:
             raise Unavailable("the server is shutting down; call another replica")
         if self._bytes > self._most_bytes:
@@ -183,7 +184,7 @@ class CallInterceptor:
                 retry_after=RETRY_SECONDS,
             )
         if self._tokens is None:
-            return ""
+            return ANYBODY
         return self._tokens.check(str(metadata.get("authorization", "")), method)
 
     def _record(
@@ -236,12 +237,12 @@ def _timing(call: Call, seconds: float) -> str:
 
 
 def _status(error: ArmoireError) -> status_pb2.Status:
-    """Give the rich status: BadRequest for a field, ErrorInfo for a limit, RetryInfo for a refusal."""
+    """Give the rich status: BadRequest for a field, ErrorInfo for a limit or a rate, RetryInfo for a refusal."""
     status = status_pb2.Status(code=error.code.value[0], message=str(error))
     if isinstance(error, InvalidArgument):
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-    if isinstance(error, LimitExceeded):
+    if error.info:
         status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.info, domain=SERVICE))
     if isinstance(error, Overloaded) and error.retry_after is not None:
         delay = Duration()
