@@ -59,9 +59,16 @@ class CallLog:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(
-        self, method: str, code: str, seconds: float, request_id: str, caller: str = "", problem: str = ""
+        self,
+        method: str,
+        code: str,
+        seconds: float,
+        request_id: str,
+        trace_id: str = "",
+        caller: str = "",
+        problem: str = "",
     ) -> None:
-        """Log a call: its RPC, status code and time, who called and what was wrong with it."""
+        """Log a call: its RPC, status code and time, its trace, who called and what was wrong with it."""
         if not self._enabled:
             return
         now = time.time()
@@ -73,6 +80,7 @@ class CallLog:
                     "logger": "armoire.calls",
                     "message": f"{method} {code}{' ' if problem else ''}{problem}",
                     "request_id": request_id,
+                    **({"trace_id": trace_id} if trace_id else {}),
                     "method": method,
                     "code": code,
                     "milliseconds": round(seconds * 1e3, 3),
@@ -82,7 +90,8 @@ class CallLog:
         else:
             line = (
                 f"{time.strftime('%H:%M:%S', time.localtime(now))} INFO    {method} {code} {seconds * 1e3:.1f} ms "
-                f"request={request_id}{f' caller={caller}' if caller else ''}{' ' if problem else ''}{problem}"
+                f"request={request_id}{f' trace={trace_id}' if trace_id else ''}"
+                f"{f' caller={caller}' if caller else ''}{' ' if problem else ''}{problem}"
             )
         self._lines.append(line)
         if len(self._lines) >= FLUSH_LINES:

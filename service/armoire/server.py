@@ -16,12 +16,14 @@ import socket
 from functools import partial
 from http.server import HTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import prometheus_client
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from armoire import traces
 from armoire.config import Settings
 from armoire.engine import calibration, cores, golden, runtime
 from armoire.engine.batching import Batcher
@@ -40,6 +42,9 @@ from armoire.v1 import armoire_pb2 as pb
 from armoire.wire.interceptor import SERVICE, CallInterceptor
 from armoire.wire.servicer import LatentServicer
 from armoire.wire.tokens import Tokens
+
+if TYPE_CHECKING:
+    from armoire.spans import Traces
 
 logger = logging.getLogger("armoire.server")
 # Shares of latency_goal_ms: a call that arrives as a batch begins waits for that one, then for its own.
@@ -65,6 +70,7 @@ class Server:
         self._calls = CallLog(settings.log_format)
         self._metrics = Metrics()
         self._health = health.aio.HealthServicer()
+        self._traces: Traces | None
         self._interceptor: CallInterceptor
         self._servicer: LatentServicer
         self._grpc: grpc.aio.Server
@@ -118,6 +124,8 @@ class Server:
         if self._http is not None:
             await asyncio.to_thread(self._http.shutdown)
             self._http.server_close()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
 
     def hurry(self) -> None:
         """Cut off the calls that a drain waits for."""
@@ -132,7 +140,8 @@ class Server:
             max_message_mib=settings.max_message_mib,
         )
         tokens = Tokens(settings.tokens_file, RPCS) if settings.tokens_file else None
-        self._interceptor = CallInterceptor(self._metrics, tokens, self._calls)
+        self._traces = traces.wanted(SERVICE, settings.listen)
+        self._interceptor = CallInterceptor(self._metrics, tokens, self._calls, self._traces)
         self._servicer = LatentServicer(limits, self._threads)
         self._grpc = grpc.aio.server(
             options=[
@@ -230,6 +239,7 @@ class Server:
             max_queue_rows=self._settings.max_queue_rows,
             metrics=self._metrics.graph(model, name),
             pacer=pacer,
+            observer=None if self._traces is None else self._traces.observer(model, name),
         )
 
     async def _report(self, status: int) -> None:

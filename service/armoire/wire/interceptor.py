@@ -1,4 +1,4 @@
-"""Status codes, metrics, credentials and the log line of every call, each in one place."""
+"""Status codes, metrics, credentials, the span and the log line of every call, each in one place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -24,6 +24,9 @@ from armoire.metrics import Metrics
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
 from armoire.wire.tokens import Tokens
+
+if TYPE_CHECKING:  # with OpenTelemetry, which is loaded only where calls are traced
+    from armoire.spans import Traces
 
 logger = logging.getLogger("armoire.calls")
 SERVICE = pb.DESCRIPTOR.services_by_name["LatentService"].full_name
@@ -41,9 +44,12 @@ class CallInterceptor:
     No grpc.aio.ServerInterceptor: that is asked again at every call for a handler which never changes.
     """
 
-    def __init__(self, metrics: Metrics, tokens: Tokens | None, log: CallLog) -> None:
+    def __init__(
+        self, metrics: Metrics, tokens: Tokens | None, log: CallLog, traces: Traces | None = None
+    ) -> None:
         self._metrics = metrics
         self._log = log
+        self._traces = traces
         self._draining = False
         self._in_flight = 0
         self._idle = asyncio.Event()
@@ -107,7 +113,9 @@ class CallInterceptor:
         metadata = {str(key): value for key, value in context.invocation_metadata() or ()}
         request_id = self._request_id(metadata.get("x-request-id"))
         remaining = context.time_remaining()
-        call = Call(None if remaining is None else time.monotonic() + remaining)
+        deadline = None if remaining is None else time.monotonic() + remaining
+        traces = self._traces
+        call = Call(deadline) if traces is None else traces.begin(method, metadata, request_id, deadline)
         code, caller, reply = grpc.StatusCode.OK, "", None
         failure: ArmoireError | None = None
         self._arrive(context)
@@ -131,7 +139,7 @@ class CallInterceptor:
         finally:
             code = failure.code if failure is not None else code
             seconds = time.perf_counter() - started
-            self._record(method, code, failure, seconds, request_id, caller)
+            self._record(method, code, failure, seconds, request_id, caller, call)
         trailing = (("armoire-timing", _timing(call, seconds)), ("x-request-id", request_id))
         if failure is not None:
             details = ("grpc-status-details-bin", _status(failure).SerializeToString())
@@ -168,11 +176,16 @@ class CallInterceptor:
         seconds: float,
         request_id: str,
         caller: str,
+        call: Call,
     ) -> None:
-        self._metrics.answered(method, code.name, seconds)
+        problem = "" if failure is None else str(failure)
+        if self._traces is not None:
+            self._traces.end(call, code, problem)
+        self._metrics.answered(method, code.name, seconds, call.trace)
         if failure is not None and failure.reason:
             self._metrics.rejected.labels(failure.reason).inc()
-        self._log.add(method, code.name, seconds, request_id, caller, "" if failure is None else str(failure))
+        trace_id = call.trace["trace_id"] if call.trace else ""
+        self._log.add(method, code.name, seconds, request_id, trace_id, caller, problem)
 
     def _request_id(self, came: object) -> str:
         """Take the caller's id where it can be printed, else make one."""
