@@ -13,6 +13,7 @@ LogFormat = Literal["text", "json"]
 FLUSH_SECONDS = 0.1
 # So many lines are written at once, whatever the clock says: memory stays bounded.
 FLUSH_LINES = 500
+QUIET_SECONDS = 60.0
 
 
 class JsonFormatter(logging.Formatter):
@@ -42,6 +43,26 @@ def configure(log_format: LogFormat) -> None:
         else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def quieten(name: str) -> None:
+    """Let the logger of a library that repeats itself speak once in QUIET_SECONDS."""
+    logger = logging.getLogger(name)
+    if not any(isinstance(each, _Rarely) for each in logger.filters):
+        logger.addFilter(_Rarely())
+
+
+class _Rarely(logging.Filter):
+    def __init__(self) -> None:
+        super().__init__()
+        self._quiet_until = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002
+        now = time.monotonic()
+        if now < self._quiet_until:
+            return False
+        self._quiet_until = now + QUIET_SECONDS
+        return True
 
 
 class CallLog:

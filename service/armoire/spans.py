@@ -20,21 +20,24 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
     Link,
-    Span,
     SpanContext,
     SpanKind,
     Status,
     StatusCode,
     TraceFlags,
+    TraceState,
     format_span_id,
     format_trace_id,
+    get_current_span,
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from armoire import logs
 from armoire.engine.tickets import Batch, Call, Ticket
 
 logger = logging.getLogger("armoire.traces")
@@ -52,8 +55,7 @@ ERRORS = frozenset(
 UNSET = Status()
 # At shutdown: a collector that is there takes a queue full of spans in less.
 FLUSH_SECONDS = 5.0
-# While a collector is away the SDK has something to say several times for each batch of spans.
-QUIET_SECONDS = 60.0
+# While a collector is away these have something to say several times for each batch of spans.
 CHATTY = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal")
 PROPAGATOR = TraceContextTextMapPropagator()
 
@@ -79,36 +81,48 @@ class TracedCall(Call):
     """A call that is sampled.
 
     Attributes:
-        span: begun at the call's arrival.
+        context: of its span.
+        parent: the span's parent, which is the caller's; None: there is none.
+        arrived: when the span begins, on the clock of time.monotonic(), in seconds.
         epoch: nanoseconds between the zero of time.monotonic() and 1970. A call keeps its own, so that its spans
             stay in order when somebody sets the clock.
+        attributes: of its span.
         passages: of tickets that have not left yet.
     """
 
-    span: Span
+    context: SpanContext
+    parent: SpanContext | None
+    arrived: float
     epoch: int
+    attributes: dict[str, Any]
     passages: dict[Ticket, Passage] = field(default_factory=dict)
 
 
 class Traces:
-    """The spans of one server."""
+    """The spans of one server.
+
+    They are made when they are over and not by a tracer, whose spans would take the event loop several times as long.
+    """
 
     def __init__(self, service: str, listen: str) -> None:
         """Begin to send, to where the variables say, spans of calls to ``service`` at ``listen``."""
         self._service = service
+        # The older names of the conventions are what most tools still look for.
+        self._attributes = {
+            "rpc.system.name": "grpc",
+            "rpc.system": "grpc",
+            "rpc.service": service,
+            **_server_attributes(listen),
+        }
         self._resource = _resource()
-        self._limits = SpanLimits()
-        # No process-wide provider, and no flush at exit, which would take as long as the collector likes.
-        self._provider = TracerProvider(
-            resource=self._resource, span_limits=self._limits, shutdown_on_exit=False
-        )
-        self._processor = BatchSpanProcessor(OTLPSpanExporter())
-        self._provider.add_span_processor(self._processor)
         self._scope = InstrumentationScope("armoire", version("armoire"))
-        self._tracer = self._provider.get_tracer(self._scope.name, self._scope.version)
-        self._server = _server_attributes(listen)
+        self._max_links = SpanLimits().max_links
+        # For its sampler and its ids. It would flush at exit, which takes as long as the collector likes.
+        provider = TracerProvider(shutdown_on_exit=False)
+        self._sampler, self._ids = provider.sampler, provider.id_generator
+        self._processor = BatchSpanProcessor(OTLPSpanExporter())
         for name in CHATTY:
-            _quieten(logging.getLogger(name))
+            logs.quieten(name)
 
     def begin(
         self, method: str, metadata: Mapping[str, Any], request_id: str, deadline: float | None
@@ -116,69 +130,95 @@ class Traces:
         """Begin the span of a call under the caller's ``traceparent``; one that is not sampled is a plain Call."""
         arrived = time.monotonic()
         epoch = time.time_ns() - _nanoseconds(arrived)
+        came = PROPAGATOR.extract(metadata, Context())
+        parent = get_current_span(came).get_span_context()
+        trace_id = parent.trace_id if parent.is_valid else self._ids.generate_trace_id()
         name = f"{self._service}/{method}"
-        # The sampler may ask for these. The older names of the conventions are what most tools still look for.
-        attributes = {"rpc.system.name": "grpc", "rpc.system": "grpc", "rpc.method": name, **self._server}
-        span = self._tracer.start_span(
-            name,
-            PROPAGATOR.extract(metadata, Context()),
-            SpanKind.SERVER,
-            attributes,
-            start_time=epoch + _nanoseconds(arrived),
-        )
-        context = span.get_span_context()
-        if not context.trace_flags.sampled:
+        attributes = {**self._attributes, "rpc.method": name}
+        sampling = self._sampler.should_sample(came, trace_id, name, SpanKind.SERVER, attributes)
+        if sampling.decision is not Decision.RECORD_AND_SAMPLE:
             return Call(deadline)
-        span.set_attributes({"rpc.service": self._service, "armoire.request_id": request_id})
-        return TracedCall(deadline, trace=_labels(context), span=span, epoch=epoch)
+        context = self.context(trace_id, sampling.trace_state)
+        return TracedCall(
+            deadline,
+            trace=_labels(context),
+            context=context,
+            parent=parent if parent.is_valid else None,
+            arrived=arrived,
+            epoch=epoch,
+            attributes={**sampling.attributes, "armoire.request_id": request_id},
+        )
 
     def end(self, call: Call, code: grpc.StatusCode, problem: str) -> None:
         """End the span of a call; ``problem`` is what was wrong with it."""
         if not isinstance(call, TracedCall):
             return
         number: int = code.value[0]
-        call.span.set_attributes({"rpc.response.status_code": code.name, "rpc.grpc.status_code": number})
+        call.attributes |= {"rpc.response.status_code": code.name, "rpc.grpc.status_code": number}
+        status = UNSET
         if code in ERRORS:
-            call.span.set_attribute("error.type", code.name)
-            call.span.set_status(Status(StatusCode.ERROR, problem or None))
-        call.span.end(call.epoch + _nanoseconds(time.monotonic()))
+            call.attributes["error.type"] = code.name
+            status = Status(StatusCode.ERROR, problem or None)
+        self.send(
+            str(call.attributes["rpc.method"]),
+            call,
+            (call.arrived, time.monotonic()),
+            attributes=call.attributes,
+            status=status,
+            kind=SpanKind.SERVER,
+            context=call.context,
+            parent=call.parent,
+        )
 
     def observer(self, model: str, graph: str) -> GraphSpans:
         """Give what makes the spans of one graph's queue and batches."""
         return GraphSpans(self, model, graph)
+
+    def context(self, trace_id: int = 0, trace_state: TraceState | None = None) -> SpanContext:
+        """Give the context of a new span that is sampled, in a trace of its own where none is named."""
+        return SpanContext(
+            trace_id or self._ids.generate_trace_id(),
+            self._ids.generate_span_id(),
+            is_remote=False,
+            trace_flags=TraceFlags(TraceFlags.SAMPLED),
+            trace_state=trace_state,
+        )
 
     def send(
         self,
         name: str,
         call: TracedCall,
         times: tuple[float, float],
-        attributes: Mapping[str, str | int],
+        *,
+        attributes: Mapping[str, Any],
+        context: SpanContext,
+        parent: SpanContext | None,
         links: Sequence[SpanContext] = (),
         status: Status = UNSET,
-        context: SpanContext | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
     ) -> None:
-        """Send a span that is over: with ``context`` one without a parent, else a child of ``call``'s.
-
-        Not by the tracer, which would take ten times as long: whether a span is wanted is known by then.
+        """Hand a span that is over to the SDK's thread.
 
         Args:
             name: of the span.
-            call: whose clock holds, and whose child the span is.
+            call: whose clock holds.
             times: beginning and end, on the clock of time.monotonic(), in seconds.
             attributes: of the span.
-            links: contexts of spans that it belongs with.
+            context: its own.
+            parent: its parent's; None: it has none.
+            links: those of spans that it belongs with.
             status: of the span.
-            context: the span's own.
+            kind: of the span.
         """
-        parent = None if context else call.span.get_span_context()
         self._processor.on_end(
             ReadableSpan(
                 name,
-                context=context or self.context(parent),
+                context=context,
                 parent=parent,
                 resource=self._resource,
                 attributes=attributes,
-                links=BoundedList.from_seq(self._limits.max_links, [Link(each) for each in links]),
+                links=BoundedList.from_seq(self._max_links, map(Link, links)) if links else (),
+                kind=kind,
                 status=status,
                 start_time=call.epoch + _nanoseconds(times[0]),
                 end_time=call.epoch + _nanoseconds(times[1]),
@@ -186,20 +226,9 @@ class Traces:
             )
         )
 
-    def context(self, parent: SpanContext | None = None) -> SpanContext:
-        """Give the context of a new span that is sampled, in a trace of its own where it has no parent."""
-        ids = self._provider.id_generator
-        return SpanContext(
-            parent.trace_id if parent else ids.generate_trace_id(),
-            ids.generate_span_id(),
-            is_remote=False,
-            trace_flags=parent.trace_flags if parent else TraceFlags(TraceFlags.SAMPLED),
-            trace_state=parent.trace_state if parent else None,
-        )
-
     def close(self) -> None:
         """Send what is left; this blocks for FLUSH_SECONDS at most."""
-        flush = threading.Thread(target=self._provider.shutdown, name="flush-traces", daemon=True)
+        flush = threading.Thread(target=self._processor.shutdown, name="flush-traces", daemon=True)
         flush.start()
         flush.join(FLUSH_SECONDS)
         if flush.is_alive():
@@ -213,7 +242,7 @@ class GraphSpans:
 
     def __init__(self, traces: Traces, model: str, graph: str) -> None:
         self._traces = traces
-        self._attributes: dict[str, str | int] = {"armoire.model": model, "armoire.graph": graph}
+        self._attributes = {"armoire.model": model, "armoire.graph": graph}
 
     def ran(self, batch: Batch, padding: int, error: Exception | None) -> dict[str, str] | None:
         """Make the span of a batch. It belongs to no call, and is linked to those of its calls that are sampled."""
@@ -228,15 +257,17 @@ class GraphSpans:
             passage = call.passages.setdefault(ticket, Passage(batch.started))
             passage.ended, passage.status = ended, status
             passage.batches.append(context)
-        attributes = {
-            **self._attributes,
-            "armoire.rows": batch.rows,
-            "armoire.padding": padding,
-            "armoire.calls": len(slices),
-        }
-        calls = [call.span.get_span_context() for _, call in traced]
-        times = (batch.started, ended)
-        self._traces.send("armoire.batch", traced[0][1], times, attributes, calls, status, context)
+        sizes = {"armoire.rows": batch.rows, "armoire.padding": padding, "armoire.calls": len(slices)}
+        self._traces.send(
+            "armoire.batch",
+            traced[0][1],
+            (batch.started, ended),
+            attributes={**self._attributes, **sizes},
+            context=context,
+            parent=None,
+            links=[call.context for _, call in traced],
+            status=status,
+        )
         return _labels(context)
 
     def left(self, ticket: Ticket) -> None:
@@ -245,13 +276,23 @@ class GraphSpans:
         if not isinstance(call, TracedCall):
             return
         now = time.monotonic()
-        attributes = {**self._attributes, "armoire.rows": len(ticket.rows)}
-        self._traces.send("armoire.queue", call, (ticket.arrived, ticket.taken or now), attributes)
+        self._child("armoire.queue", ticket, call, Passage(ticket.arrived, ticket.taken or now))
         if ticket.taken:
             # A caller that goes while its first batch runs leaves before the end of it.
             passage = call.passages.pop(ticket, None) or Passage(ticket.taken, now)
-            times = (passage.started, passage.ended)
-            self._traces.send("armoire.run", call, times, attributes, passage.batches, passage.status)
+            self._child("armoire.run", ticket, call, passage)
+
+    def _child(self, name: str, ticket: Ticket, call: TracedCall, passage: Passage) -> None:
+        self._traces.send(
+            name,
+            call,
+            (passage.started, passage.ended),
+            attributes={**self._attributes, "armoire.rows": len(ticket.rows)},
+            context=self._traces.context(call.context.trace_id, call.context.trace_state),
+            parent=call.context,
+            links=passage.batches,
+            status=passage.status,
+        )
 
 
 def _labels(context: SpanContext) -> dict[str, str]:
@@ -275,22 +316,3 @@ def _server_attributes(listen: str) -> dict[str, str | int]:
     host, _, port = listen.rpartition(":")
     address: dict[str, str | int] = {"server.address": host.strip("[]")}
     return address | ({"server.port": int(port)} if int(port) else {})
-
-
-def _quieten(chatty: logging.Logger) -> None:
-    """Let a logger speak once in QUIET_SECONDS."""
-    if not any(isinstance(each, _Rarely) for each in chatty.filters):
-        chatty.addFilter(_Rarely())
-
-
-class _Rarely(logging.Filter):
-    def __init__(self) -> None:
-        super().__init__()
-        self._quiet_until = 0.0
-
-    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002
-        now = time.monotonic()
-        if now < self._quiet_until:
-            return False
-        self._quiet_until = now + QUIET_SECONDS
-        return True

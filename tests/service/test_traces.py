@@ -143,6 +143,17 @@ def test_a_call_of_several_batches_has_one_run_that_is_linked_to_each(collector:
     assert run.attributes["armoire.rows"] == 40
 
 
+def test_links_are_as_many_as_the_variable_allows(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OTEL_SPAN_LINK_COUNT_LIMIT bounds what a call of many batches keeps, and the span says what is left out."""
+    monkeypatch.setenv("OTEL_SPAN_LINK_COUNT_LIMIT", "3")
+    with serving(max_batch=8, **UNBOUND) as running:
+        call(running, decode(40))
+    (run,) = collector.named("armoire.run")
+    assert (len(run.links), run.message.dropped_links_count) == (3, 2)
+
+
 def test_a_call_through_both_graphs_waits_and_runs_twice(collector: Collector) -> None:
     """A walk between images is encoded, then decoded, one after the other."""
     images = pb.Points(images=pb.Images(pixels=to_tensor(np.zeros((1, 32, 32, 1), np.uint8))))
@@ -430,7 +441,7 @@ asyncio.run(main())
     ],
 )
 def test_what_nobody_asks_for_is_not_loaded(variables: dict[str, str]) -> None:
-    """Without a collector, or where the variables turn traces off, a server that was called has no opentelemetry."""
+    """Without a collector, or where the variables turn it off, a server that was called has no opentelemetry."""
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM % (SAMPLED,)],
         env=os.environ | variables,
@@ -440,6 +451,7 @@ def test_what_nobody_asks_for_is_not_loaded(variables: dict[str, str]) -> None:
         timeout=60,
     )
     assert ran.stdout == "[]\n"
+    assert "traced" not in ran.stderr
 
 
 def test_the_program_of_that_test_finds_what_is_loaded(collector: Collector) -> None:
