@@ -217,7 +217,7 @@ class Traces:
                 parent=parent,
                 resource=self._resource,
                 attributes=attributes,
-                links=BoundedList.from_seq(self._max_links, map(Link, links)) if links else (),
+                links=self._links(links),
                 kind=kind,
                 status=status,
                 start_time=call.epoch + _nanoseconds(times[0]),
@@ -225,6 +225,12 @@ class Traces:
                 instrumentation_scope=self._scope,
             )
         )
+
+    def _links(self, contexts: Sequence[SpanContext]) -> Sequence[Link]:
+        links = [Link(context) for context in contexts]
+        if self._max_links is None or len(links) <= self._max_links:
+            return links
+        return BoundedList.from_seq(self._max_links, links)  # which counts what it leaves out
 
     def close(self) -> None:
         """Send what is left; this blocks for FLUSH_SECONDS at most."""
