@@ -24,7 +24,7 @@ $(VENV)/.service: pyproject.toml | $(VENV)/.pip
 # One pip call, so that a CPU torch is chosen together with everything that depends on it.
 $(VENV)/.dev: pyproject.toml | $(VENV)/.pip
 	@echo "installing everything for development into $(VENV), PyTorch included: a few minutes the first time"
-	$(BIN)/pip install --quiet --editable '.[bench,cpu]' --group dev
+	$(BIN)/pip install --quiet --editable '.[bench,cpu,traces]' --group dev
 	@touch $@ $(VENV)/.service
 
 install: $(VENV)/.dev  ## everything for development, torch included

@@ -15,12 +15,14 @@ from armoire.engine.graph import Graph
 from armoire.engine.lanes import Lanes
 from armoire.engine.pacing import Pacer
 from armoire.engine.providers import CUDA, Provider
+from armoire.engine.tickets import Observer
 from armoire.metrics import Metrics
 from armoire.ops.autoencoder import Autoencoder
 from armoire.ops.bundle import Bundle
 
 logger = logging.getLogger("armoire.server")
 T = TypeVar("T")
+Observers = Callable[[str, str], Observer | None]
 # Shares of latency_goal_ms: a call that arrives as a batch begins waits for that one, then for its own.
 LONGEST_BATCH, LONGEST_DELAY = 0.5, 0.1
 
@@ -37,7 +39,14 @@ class Loader:
         lanes: the threads that run batches.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, first: Bundle, stopped: threading.Event) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        observer: Observers,
+        first: Bundle,
+        stopped: threading.Event,
+    ) -> None:
         """Choose the provider by trying it on ``first``; once ``stopped`` is set, ``load`` ends at its next step.
 
         Raises:
@@ -46,6 +55,7 @@ class Loader:
         """
         self._settings = settings
         self._metrics = metrics
+        self._observer = observer
         self._stopped = stopped
         self.provider: Provider = runtime.choose_provider(settings.provider, first, settings.max_batch)
         # One GPU has one stream of batches; on the CPU a batch has a core for itself.
@@ -93,6 +103,7 @@ class Loader:
             max_queue_rows=self._settings.max_queue_rows,
             metrics=self._metrics.graph(model, name),
             pacer=pacer,
+            observer=self._observer(model, name),
         )
 
     def _go_on(self) -> None:

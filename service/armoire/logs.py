@@ -13,6 +13,7 @@ LogFormat = Literal["text", "json"]
 FLUSH_SECONDS = 0.1
 # So many lines are written at once, whatever the clock says: memory stays bounded.
 FLUSH_LINES = 500
+QUIET_SECONDS = 60.0
 
 
 class JsonFormatter(logging.Formatter):
@@ -50,6 +51,26 @@ def configure(log_format: LogFormat) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
+def quieten(name: str) -> None:
+    """Let the logger of a library that repeats itself speak once in QUIET_SECONDS."""
+    logger = logging.getLogger(name)
+    if not any(isinstance(each, _Rarely) for each in logger.filters):
+        logger.addFilter(_Rarely())
+
+
+class _Rarely(logging.Filter):
+    def __init__(self) -> None:
+        super().__init__()
+        self._quiet_until = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002
+        now = time.monotonic()
+        if now < self._quiet_until:
+            return False
+        self._quiet_until = now + QUIET_SECONDS
+        return True
+
+
 class CallLog:
     """One line for every call, written a tenth of a second late and many at once.
 
@@ -65,9 +86,16 @@ class CallLog:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(
-        self, method: str, code: str, seconds: float, request_id: str, caller: str = "", problem: str = ""
+        self,
+        method: str,
+        code: str,
+        seconds: float,
+        request_id: str,
+        trace_id: str = "",
+        caller: str = "",
+        problem: str = "",
     ) -> None:
-        """Log a call: its RPC, status code and time, who called and what was wrong with it."""
+        """Log a call: its RPC, status code and time, its trace, who called and what was wrong with it."""
         if not self._enabled:
             return
         now = time.time()
@@ -79,6 +107,7 @@ class CallLog:
                     "logger": "armoire.calls",
                     "message": f"{method} {code}{' ' if problem else ''}{problem}",
                     "request_id": request_id,
+                    **({"trace_id": trace_id} if trace_id else {}),
                     "method": method,
                     "code": code,
                     "milliseconds": round(seconds * 1e3, 3),
@@ -88,7 +117,8 @@ class CallLog:
         else:
             line = (
                 f"{time.strftime('%H:%M:%S', time.localtime(now))} INFO    {method} {code} {seconds * 1e3:.1f} ms "
-                f"request={request_id}{f' caller={caller}' if caller else ''}{' ' if problem else ''}{problem}"
+                f"request={request_id}{f' trace={trace_id}' if trace_id else ''}"
+                f"{f' caller={caller}' if caller else ''}{' ' if problem else ''}{problem}"
             )
         self._lines.append(line)
         if len(self._lines) >= FLUSH_LINES:

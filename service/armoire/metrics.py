@@ -146,10 +146,13 @@ class Metrics:
     def _durations(self, method: str) -> Histogram:
         return self._request_duration.labels(method)
 
-    def answered(self, method: str, code: str, seconds: float) -> None:
-        """Count a call; looking its labels up anew each time would cost more than counting."""
+    def answered(self, method: str, code: str, seconds: float, exemplar: dict[str, str] | None) -> None:
+        """Count a call; looking its labels up anew each time would cost more than counting.
+
+        ``exemplar`` are the labels of its trace, which lead from its bucket of the histogram to its spans.
+        """
         self._answers(method, code).inc()
-        self._durations(method).observe(seconds)
+        self._durations(method).observe(seconds, exemplar)
 
     def calibrated(
         self, model: str, graph: str, cost: Mapping[int, float], largest_batch: int, longest_delay: float

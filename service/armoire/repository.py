@@ -13,7 +13,7 @@ from pathlib import Path
 
 from armoire.config import Settings
 from armoire.errors import BadBundle, StartError
-from armoire.loading import Loader
+from armoire.loading import Loader, Observers
 from armoire.metrics import Metrics
 from armoire.ops import bundle
 from armoire.ops.autoencoder import Autoencoder
@@ -38,12 +38,15 @@ class Repository:
     model that has gone gives its memory back.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, freed: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics, observer: Observers, freed: Callable[[], None]
+    ) -> None:
         """Read every bundle and verify its files.
 
         Args:
             settings: which folder, and how its models run.
             metrics: where to tell of them.
+            observer: gives what is told of a graph's batches, by model and graph.
             freed: called, from any thread, when nobody holds a model any more that has gone.
 
         Raises:
@@ -51,6 +54,7 @@ class Repository:
         """
         self._settings = settings
         self._metrics = metrics
+        self._observer = observer
         self._freed = freed
         self._folder = settings.models
         self._begin: list[tuple[Fingerprint, Bundle]] = [
@@ -76,12 +80,16 @@ class Repository:
             BadBundle, BadSettings: one that cannot be served; then none is.
             StoppedError: ``close`` was called meanwhile.
         """
-        self._loader = Loader(self._settings, self._metrics, self._begin[0][1], self._stopped)
+        first = self._begin[0][1]
+        self._loader = Loader(self._settings, self._metrics, self._observer, first, self._stopped)
         for fingerprint, each in self._begin:
             self._served[each.folder] = _Served(fingerprint, self._loader.load(each))
         self._begin = []
         self._seen = {folder: served.fingerprint for folder, served in self._served.items()}
         catalogue = self._catalogue(self._served)
+        # Only now: a start that fails says so in one line.
+        if why := self._loader.provider.why:
+            logger.info(why)
         for served in self._served.values():
             self._announce(served.model)
         return catalogue
@@ -167,6 +175,14 @@ class Repository:
             1
         )
         self._metrics.close_pixels.labels(manifest.name, manifest.version).set(model.deviation.close)
+        if model.precision != "fp32":
+            logger.info(
+                "%s in %s: %.2f%% of the decoder's pixels are within 1 of 255 of the golden ones, all within %d",
+                model.where,
+                model.precision,
+                100 * model.deviation.close,
+                model.deviation.largest,
+            )
 
     def _retire(self, model: Autoencoder, *, replaced: bool) -> None:
         manifest = model.manifest

@@ -13,14 +13,17 @@ import re
 import signal
 import socket
 from http.server import HTTPServer
+from typing import TYPE_CHECKING
 
 import grpc
 import prometheus_client
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from armoire import traces
 from armoire.config import Settings
 from armoire.engine import cores
+from armoire.engine.tickets import Observer
 from armoire.errors import BadSettings, DeviceLost
 from armoire.logs import CallLog
 from armoire.metrics import Metrics
@@ -33,6 +36,9 @@ from armoire.wire.interceptor import SERVICE, CallInterceptor
 from armoire.wire.servicer import LatentServicer
 from armoire.wire.standard import Guard, GuardedHealth, GuardedReflection
 from armoire.wire.tokens import Tokens
+
+if TYPE_CHECKING:
+    from armoire.spans import Traces
 
 logger = logging.getLogger("armoire.server")
 MAX_PENDING_CALLS = 8192
@@ -64,6 +70,7 @@ class Server:
         self._calls = CallLog(settings.log_format)
         self._metrics = Metrics()
         self._health = health.aio.HealthServicer()
+        self._traces: Traces | None
         self._interceptor: CallInterceptor
         self._servicer: LatentServicer
         self._grpc: grpc.aio.Server
@@ -83,7 +90,7 @@ class Server:
         if self._settings.tokens_file and not self._settings.tls_cert and exposed:
             logger.warning("tokens will travel in plain text: set tls_cert and tls_key")
         self._loop = asyncio.get_running_loop()
-        self._repository = Repository(self._settings, self._metrics, self._freed)
+        self._repository = Repository(self._settings, self._metrics, self._observer, self._freed)
         self._wire()
         try:
             await self._listen()
@@ -131,6 +138,8 @@ class Server:
         if self._http is not None:
             await asyncio.to_thread(self._http.shutdown)
             self._http.server_close()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
 
     def reload(self) -> None:
         """Look at once for changes of what the server was started with."""
@@ -153,9 +162,14 @@ class Server:
             self._certificates = Certificates(
                 settings.tls_cert, settings.tls_key, settings.tls_client_ca, self._metrics
             )
+        self._traces = traces.wanted(SERVICE, settings.listen)
         self._tokens = Tokens(settings.tokens_file, RPCS) if settings.tokens_file else None
         self._interceptor = CallInterceptor(
-            self._metrics, self._tokens, self._calls, settings.max_in_flight_mib << 20
+            self._metrics,
+            self._tokens,
+            self._calls,
+            most_bytes=settings.max_in_flight_mib << 20,
+            traces=self._traces,
         )
         self._servicer = LatentServicer(limits, settings.threads or cores.usable())
         self._grpc = grpc.aio.server(
@@ -204,6 +218,9 @@ class Server:
         self.address = f"{host}:{port}" if host != "unix" else self._settings.listen
         self._http, self.metrics_address = _serve_metrics(self._settings.metrics_listen, self._metrics)
         await self._grpc.start()
+
+    def _observer(self, model: str, graph: str) -> Observer | None:
+        return None if self._traces is None else self._traces.observer(model, graph)
 
     def _freed(self) -> None:
         """A model's memory is free, in some thread: let the system have it."""

@@ -53,9 +53,12 @@ METRICS = {
 
 
 @contextmanager
-def process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Run `armoire serve` as its user does, on any free port."""
-    command = [sys.executable, "-m", "armoire.cli", "serve", *arguments]
+def process(
+    *arguments: str, program: str | None = None, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    """Run `armoire serve` as its user does, on any free port; ``program`` stands in for the command line's."""
+    python = ["-m", "armoire.cli"] if program is None else ["-c", program]
+    command = [sys.executable, *python, "serve", *arguments]
     variables = {
         "ARMOIRE_LISTEN": "127.0.0.1:0",
         "ARMOIRE_METRICS_LISTEN": "127.0.0.1:0",

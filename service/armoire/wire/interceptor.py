@@ -1,4 +1,4 @@
-"""Status codes, metrics, credentials and the log line of every call, each in one place."""
+"""Status codes, metrics, credentials, the span and the log line of every call, each in one place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -26,6 +26,9 @@ from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
 from armoire.wire.caller import ANYBODY, Caller, IncomingCall
 from armoire.wire.tokens import Tokens
+
+if TYPE_CHECKING:  # with OpenTelemetry, which is loaded only where calls are traced
+    from armoire.spans import Traces
 
 logger = logging.getLogger("armoire.calls")
 SERVICE = pb.DESCRIPTOR.services_by_name["LatentService"].full_name
@@ -45,12 +48,21 @@ class CallInterceptor:
     No grpc.aio.ServerInterceptor: that is asked again at every call for a handler which never changes.
     """
 
-    def __init__(self, metrics: Metrics, tokens: Tokens | None, log: CallLog, most_bytes: int) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        tokens: Tokens | None,
+        log: CallLog,
+        *,
+        most_bytes: int,
+        traces: Traces | None = None,
+    ) -> None:
         """Wrap nothing yet; ``most_bytes`` of requests and answers may be in flight."""
         self._metrics = metrics
         self._most_bytes = most_bytes
         self._bytes = 0
         self._log = log
+        self._traces = traces
         self._draining = False
         self._in_flight = 0
         self._idle = asyncio.Event()
@@ -114,7 +126,11 @@ class CallInterceptor:
         metadata = {str(key): value for key, value in context.invocation_metadata() or ()}
         request_id = self._request_id(metadata.get("x-request-id"))
         remaining = context.time_remaining()
-        call = IncomingCall(None if remaining is None else time.monotonic() + remaining)
+        deadline = None if remaining is None else time.monotonic() + remaining
+        traces = self._traces
+        call = (
+            IncomingCall(deadline) if traces is None else traces.begin(method, metadata, request_id, deadline)
+        )
         code, reply = grpc.StatusCode.OK, None
         failure: ArmoireError | None = None
         held = self._arrive(context, len(content))
@@ -139,7 +155,7 @@ class CallInterceptor:
         finally:
             code = failure.code if failure is not None else code
             seconds = time.perf_counter() - started
-            self._record(method, code, failure, seconds, request_id, call.caller.name)
+            self._record(method, code, failure, seconds, request_id, call)
         trailing = (
             ("armoire-timing", _timing(call, seconds)),
             ("x-request-id", request_id),
@@ -194,12 +210,16 @@ class CallInterceptor:
         failure: ArmoireError | None,
         seconds: float,
         request_id: str,
-        caller: str,
+        call: IncomingCall,
     ) -> None:
-        self._metrics.answered(method, code.name, seconds)
+        problem = "" if failure is None else str(failure)
+        if self._traces is not None:
+            self._traces.end(call, code, problem)
+        self._metrics.answered(method, code.name, seconds, call.trace)
         if failure is not None and failure.reason:
             self._metrics.rejected.labels(failure.reason).inc()
-        self._log.add(method, code.name, seconds, request_id, caller, "" if failure is None else str(failure))
+        trace_id = call.trace["trace_id"] if call.trace else ""
+        self._log.add(method, code.name, seconds, request_id, trace_id, call.caller.name, problem)
 
     def _request_id(self, came: object) -> str:
         """Take the caller's id where it can be printed, else make one."""
