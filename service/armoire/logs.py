@@ -13,6 +13,9 @@ LogFormat = Literal["text", "json"]
 FLUSH_SECONDS = 0.1
 # So many lines are written at once, whatever the clock says: memory stays bounded.
 FLUSH_LINES = 500
+# What gRPC raises over bytes that it cannot read, in methods that are not ours and in paths, and over callers who
+# went before it could tell them so.
+CALLERS_FAULTS = frozenset({"DecodeError", "UnicodeDecodeError", "ExecuteBatchError"})
 
 
 class JsonFormatter(logging.Formatter):
@@ -33,8 +36,18 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
+def is_ours(record: logging.LogRecord) -> bool:
+    """Tell whether a line of gRPC's is about more than a caller's fault.
+
+    Anybody can make those as often as they like, and gRPC would write one to three tracebacks for each.
+    """
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or kind.__name__ not in CALLERS_FAULTS
+
+
 def configure(log_format: LogFormat) -> None:
     """Send the log of this process to stderr."""
+    logging.getLogger("grpc._cython.cygrpc").addFilter(is_ours)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         JsonFormatter()
