@@ -497,6 +497,13 @@ def test_a_bundle_without_a_fitted_prior_needs_no_mixture(bundle_copy: Path) -> 
     assert bundle.read(bundle_copy).mixture is None
 
 
+@pytest.mark.parametrize("place", ["metrics", "files"])
+def test_what_a_bundle_says_of_itself_cannot_break_the_line(bundle_copy: Path, place: str) -> None:
+    """A key of the manifest with line breaks and control characters is shown escaped."""
+    edit(**{f"{place}__a\n\x1b[31mb": None})(bundle_copy)
+    assert f"{place}.a\\n\\x1b" in refusal(bundle_copy)
+
+
 # ---- the graphs --------------------------------------------------------------------------------------------
 
 
