@@ -118,6 +118,8 @@ def lying_tensors(draw: Callable[..., Any]) -> pb.Tensor:
     shape = draw(
         st.one_of(
             st.lists(sizes, max_size=6),
+            sizes.map(lambda rows: [rows, D]),
+            sizes.map(lambda rows: [rows, SIDE, SIDE, 1]),
             st.sampled_from(
                 [(1, D), (2, D), (D,), (1, SIDE, SIDE, 1), (1, SIDE, SIDE), (1, 1, D), (2**32, 2**32, 1, 1)]
             ),
