@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 SHELL  := /bin/sh
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help serve install test lint test-gpu bench bench-gpu lock audit licences sbom stubs clean
+.PHONY: help serve install test lint test-soak test-gpu bench bench-gpu lock audit licences sbom stubs clean
 
 help:            ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -42,6 +42,9 @@ lint: $(VENV)/.dev  ## ruff, mypy --strict, import-linter, buf, generated stubs 
 
 test: lint  ## lint, then every test that fits in CI
 	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=95
+
+test-soak: $(VENV)/.dev  ## 200,000 hostile inputs, floods, half an hour under load (about an hour and a half)
+	$(BIN)/pytest tests/soak --hypothesis-profile=soak --timeout=14400 --soak-json=soak.json --soak-png=soak.png $(ARGS)
 
 bench: $(VENV)/.dev  ## the service against bare ONNX Runtime and bare grpc.aio, on a core of its own (about 9 minutes)
 	$(BIN)/python -m tests.load.compare $(ARGS)

@@ -148,6 +148,10 @@ class DeviceLost(ArmoireError):
 class StartError(ArmoireError):
     """The server cannot start: one line on stderr, exit status 2."""
 
+    def __init__(self, message: str) -> None:
+        # What a manifest, a setting or a library says may hold anything.
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
+
 
 class BadSettings(StartError):
     """A setting is unknown or cannot be."""

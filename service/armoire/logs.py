@@ -14,6 +14,9 @@ FLUSH_SECONDS = 0.1
 # So many lines are written at once, whatever the clock says: memory stays bounded.
 FLUSH_LINES = 500
 QUIET_SECONDS = 60.0
+# What gRPC raises over bytes that it cannot read, in methods that are not ours and in paths, and over callers who
+# went before it could tell them so.
+CALLERS_FAULTS = frozenset({"DecodeError", "UnicodeDecodeError", "ExecuteBatchError"})
 
 
 class JsonFormatter(logging.Formatter):
@@ -34,9 +37,16 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
-def _shows_no_metadata(record: logging.LogRecord) -> bool:
-    # gRPC logs metadata that are not UTF-8 with all their bytes, and a bearer token may be among them.
-    return not (record.name.startswith("grpc") and record.msg == "Invalid encoding on %s")
+def is_ours(record: logging.LogRecord) -> bool:
+    """Tell whether a line of gRPC's is about more than a caller's fault, and shows nothing of what a caller sent.
+
+    Anybody can make those as often as they like, and gRPC would write one to three tracebacks for each. Metadata that
+    are not UTF-8 it shows with all their bytes, and a bearer token may be among them.
+    """
+    if not record.name.startswith("grpc"):
+        return True
+    kind = record.exc_info[0] if record.exc_info else None
+    return record.msg != "Invalid encoding on %s" and (kind is None or kind.__name__ not in CALLERS_FAULTS)
 
 
 def configure(log_format: LogFormat) -> None:
@@ -47,7 +57,7 @@ def configure(log_format: LogFormat) -> None:
         if log_format == "json"
         else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
     )
-    handler.addFilter(_shows_no_metadata)
+    handler.addFilter(is_ours)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 

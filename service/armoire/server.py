@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("armoire.server")
 MAX_PENDING_CALLS = 8192
+# Of one connection, so that none can fill the room that all have. Above it gRPC refuses as UNAVAILABLE.
+MAX_CONNECTION_CALLS = MAX_PENDING_CALLS // 2
+# A caller says hello within HANDSHAKE; a connection without a call is closed, and a client opens another unseen.
+HANDSHAKE_MS, IDLE_MS = 20_000, 300_000
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 RPCS = frozenset(method.name for method in pb.DESCRIPTOR.services_by_name["LatentService"].methods)
@@ -180,6 +184,9 @@ class Server:
                 # again; ours are refused by rows instead.
                 ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
+                ("grpc.max_concurrent_streams", MAX_CONNECTION_CALLS),
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+                ("grpc.max_connection_idle_ms", IDLE_MS),
                 # A second server on the same port should fail, not share the traffic by chance.
                 ("grpc.so_reuseport", 0),
             ],

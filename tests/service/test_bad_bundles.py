@@ -478,11 +478,30 @@ def test_an_array_of_a_wrong_shape_type_or_value(bundle_copy: Path, damage: Dama
     assert words in refusal(bundle_copy)
 
 
+def test_an_archive_that_unpacks_to_more_than_a_file_may_hold(
+    bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An array of zeros that is small only in the archive is refused before it is unpacked."""
+    monkeypatch.setattr(bundle, "MAX_FILE_BYTES", 1 << 26)
+    np.savez_compressed(bundle_copy / "golden.npz", pixels=np.zeros((1 << 26) + 1, np.uint8))
+    assert (bundle_copy / "golden.npz").stat().st_size < 1 << 20
+    rehash(bundle_copy)
+    with pytest.raises(BadBundle, match=r"golden.npz unpacks to \d+ bytes; at most \d+ are taken"):
+        bundle.read(bundle_copy)
+
+
 def test_a_bundle_without_a_fitted_prior_needs_no_mixture(bundle_copy: Path) -> None:
     """Where the manifest names the normal prior only, the arrays of a mixture may be missing."""
     edit(priors=["normal"], default_prior="normal")(bundle_copy)
     arrays("latent_space.npz", mixture_weights=..., mixture_means=..., mixture_choleskys=...)(bundle_copy)
     assert bundle.read(bundle_copy).mixture is None
+
+
+@pytest.mark.parametrize("place", ["metrics", "files"])
+def test_what_a_bundle_says_of_itself_cannot_break_the_line(bundle_copy: Path, place: str) -> None:
+    """A key of the manifest with line breaks and control characters is shown escaped."""
+    edit(**{f"{place}__a\n\x1b[31mb": None})(bundle_copy)
+    assert f"{place}.a\\n\\x1b" in refusal(bundle_copy)
 
 
 # ---- the graphs --------------------------------------------------------------------------------------------
@@ -588,6 +607,29 @@ def test_a_graph_that_is_not_what_was_exported(bundle_copy: Path, damage: Damage
     """A graph that cannot be loaded or run, differs from its manifest, or misses its golden outputs is named."""
     damage(bundle_copy)
     assert words in refusal(bundle_copy)
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "models/fashion-mnist/1/weights.bin"])
+@pytest.mark.parametrize("place", ["initializer", "constant"])
+def test_no_graph_takes_its_weights_from_another_file(
+    bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str, place: str
+) -> None:
+    """Weights in a file beside the graph or in the working directory are not read, though they be the right ones."""
+    monkeypatch.chdir(tmp_path)
+
+    def move(model: onnx.ModelProto) -> None:
+        tensor = next(t for t in model.graph.initializer if len(t.dims) > 1)
+        (tmp_path / location).write_bytes(tensor.raw_data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location)
+        if place == "constant":
+            node = onnx.helper.make_node("Constant", [], [tensor.name], value=tensor)
+            model.graph.initializer.remove(tensor)
+            model.graph.node.insert(0, node)
+
+    graph("decoder.onnx", move)(bundle_copy)
+    assert "decoder.onnx cannot be loaded" in refusal(bundle_copy)
 
 
 # ---- the process -------------------------------------------------------------------------------------------

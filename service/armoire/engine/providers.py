@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,8 @@ class Provider:
         # One core a batch: graphs this small gain more from batches side by side than from sharing each of them out.
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
+        # A graph given as bytes may name files with its weights, by default below the working directory of the server.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         if self.name != CPU:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         providers: list[Any] | None = [self.name]

@@ -13,7 +13,7 @@ import numpy as np
 from armoire.arrays import Array, Floats
 from armoire.errors import BadBundle
 from armoire.ops.latents import Mixture
-from armoire.ops.manifest import FileSpec, Manifest, ProviderName, parse
+from armoire.ops.manifest import MAX_FILE_BYTES, FileSpec, Manifest, ProviderName, parse
 
 ARRAYS = ("latent_space.npz", "golden.npz")
 
@@ -126,7 +126,11 @@ def _read_verified(path: Path, spec: FileSpec) -> bytes:
 def _arrays(content: bytes, path: Path) -> dict[str, Array]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            if (size := sum(entry.file_size for entry in archive.zip.infolist())) > MAX_FILE_BYTES:
+                raise BadBundle(f"{path} unpacks to {size} bytes; at most {MAX_FILE_BYTES} are taken")
             arrays = {name: archive[name] for name in archive.files}
+    except BadBundle:
+        raise
     except Exception as error:  # a damaged archive raises what it likes
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadBundle(f"{path} is no plain npz archive: {reason}") from None
