@@ -132,6 +132,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ge=0.1, le=86_400, description="seconds that a batch may run before health turns to NOT_SERVING"
         ),
     ] = 10.0
+    connection_age: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="seconds after which a client is asked to connect anew, a tenth more or less, so that new "
+            "replicas get their share; 0: never",
+        ),
+    ] = 300.0
     grace: Annotated[
         float, Meta(ge=0, le=3600, description="seconds that calls in flight have at shutdown")
     ] = 30.0

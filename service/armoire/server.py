@@ -46,6 +46,7 @@ MAX_PENDING_CALLS = 8192
 MAX_CONNECTION_CALLS = MAX_PENDING_CALLS // 2
 # A caller says hello within HANDSHAKE; a connection without a call is closed, and a client opens another unseen.
 HANDSHAKE_MS, IDLE_MS = 20_000, 300_000
+INT_MAX = 2**31 - 1
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 RPCS = frozenset(method.name for method in pb.DESCRIPTOR.services_by_name["LatentService"].methods)
@@ -187,6 +188,8 @@ class Server:
                 ("grpc.max_concurrent_streams", MAX_CONNECTION_CALLS),
                 ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
                 ("grpc.max_connection_idle_ms", IDLE_MS),
+                ("grpc.max_connection_age_ms", _milliseconds(settings.connection_age)),
+                ("grpc.max_connection_age_grace_ms", _milliseconds(settings.grace)),
                 # A second server on the same port should fail, not share the traffic by chance.
                 ("grpc.so_reuseport", 0),
             ],
@@ -247,6 +250,11 @@ class Server:
     async def _report(self, status: int) -> None:
         for service in ("", SERVICE):
             await self._health.set(service, status)
+
+
+def _milliseconds(seconds: float) -> int:
+    """As gRPC takes them; 0 seconds are for ever."""
+    return round(seconds * 1e3) or INT_MAX
 
 
 async def serve(settings: Settings) -> None:

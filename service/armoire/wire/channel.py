@@ -58,16 +58,20 @@ ADVICE = (
 
 def connect(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.Channel:
     """Open a channel as the Client does: round robin over healthy replicas, retries, replies of any size."""
-    options: list[tuple[str, Any]] = [
+    if credentials is None:
+        return grpc.insecure_channel(address, options())
+    return grpc.secure_channel(address, credentials, options())
+
+
+def options() -> list[tuple[str, Any]]:
+    """Give the options of such a channel, which grpc.aio takes as well."""
+    return [
         ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
         # gRPC tries again only what it has kept, by default no request over 256 KiB.
         ("grpc.per_rpc_retry_buffer_size", RETRY_BUFFER_BYTES),
     ]
-    if credentials is None:
-        return grpc.insecure_channel(address, options)
-    return grpc.secure_channel(address, credentials, options)
 
 
 def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
