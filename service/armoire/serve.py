@@ -14,7 +14,7 @@ def serve(arguments: argparse.Namespace) -> int:
     # What a start makes stays: looking for garbage in it finds none. The server turns the collector on again.
     gc.disable()
     try:
-        from armoire import config, logs, server
+        from armoire import config, logs, process
     except ModuleNotFoundError as error:
         raise StartError(
             f"the server needs {error.name}; install armoire[cpu], or armoire[cuda] for a GPU"
@@ -22,5 +22,5 @@ def serve(arguments: argparse.Namespace) -> int:
     flags = {name: value for name, value in vars(arguments).items() if name in config.SETTINGS}
     settings = config.load(flags)
     logs.configure(settings.log_format)
-    loop.run(server.serve(settings))
+    loop.run(process.serve(settings))
     return 0

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import errno
-import gc
 import logging
-import os
 import re
-import signal
-import socket
 from http.server import HTTPServer
 from typing import TYPE_CHECKING
 
 import grpc
-import prometheus_client
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from armoire import traces
+from armoire import memory, traces
 from armoire.config import Settings
 from armoire.engine import cores
 from armoire.engine.tickets import Observer
-from armoire.errors import BadSettings, DeviceLost
 from armoire.logs import CallLog
 from armoire.metrics import Metrics
 from armoire.reloading import Reloader
 from armoire.repository import Repository
 from armoire.v1 import armoire_pb2 as pb
 from armoire.watchdog import Watchdog
+from armoire.wire import listening
 from armoire.wire.certificates import Certificates
 from armoire.wire.interceptor import SERVICE, CallInterceptor
 from armoire.wire.servicer import LatentServicer
@@ -41,12 +34,6 @@ if TYPE_CHECKING:
     from armoire.spans import Traces
 
 logger = logging.getLogger("armoire.server")
-MAX_PENDING_CALLS = 8192
-# Of one connection, so that none can fill the room that all have. Above it gRPC refuses as UNAVAILABLE.
-MAX_CONNECTION_CALLS = MAX_PENDING_CALLS // 2
-# A caller says hello within HANDSHAKE; a connection without a call is closed, and a client opens another unseen.
-HANDSHAKE_MS, IDLE_MS = 20_000, 300_000
-INT_MAX = 2**31 - 1
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 RPCS = frozenset(method.name for method in pb.DESCRIPTOR.services_by_name["LatentService"].methods)
@@ -177,23 +164,7 @@ class Server:
             traces=self._traces,
         )
         self._servicer = LatentServicer(limits, settings.threads or cores.usable())
-        self._grpc = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", settings.max_message_mib << 20),
-                ("grpc.max_send_message_length", -1),
-                # Of a burst of calls gRPC cancels what it has no room for, 1,000 by default, and nobody tries those
-                # again; ours are refused by rows instead.
-                ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
-                ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
-                ("grpc.max_concurrent_streams", MAX_CONNECTION_CALLS),
-                ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
-                ("grpc.max_connection_idle_ms", IDLE_MS),
-                ("grpc.max_connection_age_ms", _milliseconds(settings.connection_age)),
-                ("grpc.max_connection_age_grace_ms", _milliseconds(settings.grace)),
-                # A second server on the same port should fail, not share the traffic by chance.
-                ("grpc.so_reuseport", 0),
-            ],
-        )
+        self._grpc = listening.new_server(settings)
         self._interceptor.register(self._servicer, self._grpc)
         self._add_standard_services()
 
@@ -212,21 +183,10 @@ class Server:
     async def _listen(self) -> None:
         # HealthServicer starts as SERVING.
         await self._report(NOT_SERVING)
-        host, _, _ = self._settings.listen.rpartition(":")
-        _require_free(self._settings.listen)
-        try:
-            if self._certificates is None:
-                port = self._grpc.add_insecure_port(self._settings.listen)
-            else:
-                port = self._grpc.add_secure_port(self._settings.listen, self._certificates.credentials())
-        except RuntimeError:
-            key = "is the key of tls_cert one of RSA, or of ECDSA on P-256 or P-384?"
-            wrong = "is the folder there?" if self._certificates is None else key
-            raise BadSettings(
-                f"listen is {self._settings.listen}, which gRPC cannot serve: {wrong}"
-            ) from None
-        self.address = f"{host}:{port}" if host != "unix" else self._settings.listen
-        self._http, self.metrics_address = _serve_metrics(self._settings.metrics_listen, self._metrics)
+        self.address = listening.bind(self._grpc, self._settings.listen, self._certificates)
+        self._http, self.metrics_address = listening.serve_metrics(
+            self._settings.metrics_listen, self._metrics.registry
+        )
         await self._grpc.start()
 
     def _observer(self, model: str, graph: str) -> Observer | None:
@@ -235,7 +195,7 @@ class Server:
     def _freed(self) -> None:
         """A model's memory is free, in some thread: let the system have it."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: so is the process, soon
-            self._loop.call_soon_threadsafe(_trim)
+            self._loop.call_soon_threadsafe(memory.trim)
 
     async def _look_at_models(self, asked: bool) -> None:
         catalogue = await self._repository.refresh(settled=not asked)
@@ -250,115 +210,3 @@ class Server:
     async def _report(self, status: int) -> None:
         for service in ("", SERVICE):
             await self._health.set(service, status)
-
-
-def _milliseconds(seconds: float) -> int:
-    """As gRPC takes them; 0 seconds are for ever."""
-    return round(seconds * 1e3) or INT_MAX
-
-
-async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; Ctrl-C once more cuts the drain short.
-
-    Raises:
-        StartError: the server cannot start.
-        DeviceLost: it cannot go on.
-    """
-    asked_to_stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    server = Server(settings)
-
-    def interrupt() -> None:
-        if asked_to_stop.is_set():
-            server.hurry()
-        asked_to_stop.set()
-
-    loop.add_signal_handler(signal.SIGTERM, asked_to_stop.set)
-    loop.add_signal_handler(signal.SIGINT, interrupt)
-    if not await _started(server, asked_to_stop):
-        logger.info("stopped before it was ready")
-        return
-    if hasattr(signal, "SIGHUP"):  # not on Windows
-        loop.add_signal_handler(signal.SIGHUP, server.reload)
-    _settle()
-    await _either(asked_to_stop, server.lost)
-    if server.lost.is_set():
-        server.hurry()
-        await server.stop()
-        raise DeviceLost("the device does not run anything any more; the log says what it last said")
-    logger.info("draining: calls in flight have %.0f s", settings.grace)
-    await server.stop()
-    logger.info("stopped")
-
-
-async def _started(server: Server, asked_to_stop: asyncio.Event) -> bool:
-    """Start, or give up as soon as a signal comes."""
-    start = asyncio.ensure_future(server.start())
-    stop = asyncio.ensure_future(asked_to_stop.wait())
-    await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
-    if not start.done():
-        start.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await start
-        return False
-    stop.cancel()
-    start.result()
-    return True
-
-
-async def _either(*events: asyncio.Event) -> None:
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
-
-
-def _settle() -> None:
-    """Leave a start behind: what it made is no garbage, and what it freed is wanted by nobody here."""
-    # A full collection among the modules and models of the start would stop the event loop for 20 ms.
-    gc.freeze()
-    gc.enable()
-    _trim()
-
-
-def _trim() -> None:
-    # The C library keeps what parsing the graphs took, tens of MB.
-    with contextlib.suppress(AttributeError):  # glibc's alone
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _require_free(address: str) -> None:
-    """Find out why an address cannot be bound, which gRPC keeps to its own log."""
-    host, _, port = address.rpartition(":")
-    try:
-        if address.startswith("unix:"):
-            # gRPC would unlink the socket of a running server and take its place.
-            nobody = (FileNotFoundError, NotADirectoryError, ConnectionRefusedError)
-            with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(*nobody):
-                probe.settimeout(1)
-                probe.connect(address.removeprefix("unix:").removeprefix("//"))
-                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-            return
-        found = socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, kind, protocol, _, place = found[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
-    except (OSError, UnicodeError) as error:
-        raise BadSettings(
-            f"listen is {address}, where no server can be bound: {getattr(error, 'strerror', None) or error}; "
-            "is another one running there?"
-        ) from None
-
-
-def _serve_metrics(address: str, metrics: Metrics) -> tuple[HTTPServer, str]:
-    host, _, port = address.rpartition(":")
-    try:
-        http, _ = prometheus_client.start_http_server(int(port), host.strip("[]"), registry=metrics.registry)
-    except (OSError, UnicodeError) as error:
-        raise BadSettings(
-            f"metrics_listen is {address}, where no server can be bound: {getattr(error, 'strerror', None) or error}"
-        ) from None
-    return http, f"{host}:{http.server_port}"

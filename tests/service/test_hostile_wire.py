@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hyperframe.frame import HeadersFrame, PingFrame
 
-import armoire.server
+from armoire.wire import listening
 from tests.serving import serving
 from tests.soak.http2 import Connection, framed, request_headers
 from tests.soak.process import server_process
@@ -57,7 +57,7 @@ def test_a_connection_without_a_hello_or_a_call_is_closed(
     monkeypatch: pytest.MonkeyPatch, bound: str, greet: bool
 ) -> None:
     """Who connects and says nothing, and who says hello and calls nobody, is let go of in time."""
-    monkeypatch.setattr(armoire.server, bound, 1000)
+    monkeypatch.setattr(listening, bound, 1000)
     with serving() as running:
         port = int(running.address.rpartition(":")[2])
         with Connection(port, greet=greet, seconds=20) as connection:
