@@ -83,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MODELS",
         help="folder of bundles, as the server's --models; NAME/VERSION/ is written in it (default: %(default)s)",
     )
+    export.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        choices=("openvino", "cuda-fp16"),
+        help="leave out the decoder's form for this provider, for a smaller bundle; may be given twice",
+    )
     export.add_argument("--force", action="store_true", help="replace the bundle of that name and version")
 
     report = commands.add_parser(

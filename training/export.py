@@ -3,6 +3,7 @@
 import argparse
 import importlib.metadata
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def main(arguments: argparse.Namespace) -> int:
     # All of it or nothing: a bundle that fails a check never takes the place of one that passed.
     with files.replacing(folder) as unfinished:
         found = judged(run, state)
-        write(Subject(model, data, arguments.runs), state, found, unfinished, name, str(arguments.version))
+        subject = Subject(model, data, arguments.runs)
+        write(subject, state, found, unfinished, name, str(arguments.version), arguments.without)
     if not found:
         print(
             f"the model card lacks what `python -m training evaluate {arguments.preset}` would say: run it first"
@@ -45,9 +47,17 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def write(
-    subject: Subject, state: dict[str, Any], evaluation: dict[str, Any], folder: Path, name: str, version: str
+    subject: Subject,
+    state: dict[str, Any],
+    evaluation: dict[str, Any],
+    folder: Path,
+    name: str,
+    version: str,
+    without: Collection[str] = (),
 ) -> None:
-    """Write every file of the bundle into ``folder``; ``evaluation`` is what ``judged`` gives.
+    """Write every file of the bundle into ``folder``.
+
+    ``evaluation`` is what ``judged`` gives; for the providers ``without`` the decoder gets no form of its own.
 
     Raises:
         TrainingError: a graph does not answer as the model does.
@@ -61,6 +71,7 @@ def write(
             f"{max(parity.BATCHES)} of one part"
         )
     gaps = bundle.write_graphs(model, images, folder)
+    bundle.leave_out(without, folder)
     attributes, means = subject.attributes, subject.train.mean.double().numpy()
     latent_space.save(folder / bundle.LATENT_SPACE, means, attributes, subject.mixture)
     evaluated = evaluate(model, data.test)
@@ -69,7 +80,7 @@ def write(
     manifest = {
         "name": name,
         "version": version,
-        **bundle.interface(model, data.test.images),
+        **bundle.interface(model, data.test.images, without),
         "preprocessing": data.source.preprocessing,
         "attributes": [attribute.as_dict() for attribute in attributes],
         "priors": ["normal", "fitted"],

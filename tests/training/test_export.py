@@ -117,6 +117,17 @@ def test_the_manifest_says_which_provider_takes_which_file(manifest: dict[str, A
     }
 
 
+def test_forms_can_be_left_out(runs: Path, tmp_path: Path) -> None:
+    """A bundle without a provider's own form is smaller by it, and says nowhere that it is there."""
+    assert export("fashion", runs, tmp_path, "--without", "openvino", "--without", "cuda-fp16") == 0
+    folder = tmp_path / NAME / "3"
+    assert {path.name for path in folder.glob("*.onnx")} == {"encoder.onnx", "decoder.onnx"}
+    told = json.loads((folder / "manifest.json").read_text())
+    assert told["graphs"]["decoder"]["variants"] == {}
+    assert not {name for name in told["files"] if "openvino" in name or "fp16" in name}
+    assert "in one form, for everybody" in (folder / "README.md").read_text()
+
+
 @pytest.mark.parametrize("file", GRAPHS)
 def test_a_graph_is_what_the_manifest_says(file: str, bundle: Path, manifest: dict[str, Any]) -> None:
     """One file of opset 18 with the manifest's inputs and outputs in its order, and no trace of where it was made."""

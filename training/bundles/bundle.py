@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,17 @@ def write_graphs(model: Autoencoder, images: Tensor, folder: Path) -> dict[str, 
     return {f"parity_{name}": gap for name, gap in gaps.items()}
 
 
-def interface(model: Autoencoder, images: Tensor) -> dict[str, Any]:
-    """The manifest's entries on what goes into the graphs and what comes out; ``images`` lend their shape."""
+def leave_out(providers: Collection[str], folder: Path) -> None:
+    """Remove the decoder's forms for some providers, which then take the form for everybody else."""
+    for provider in providers:
+        (folder / graphs.VARIANTS[provider]).unlink()
+
+
+def interface(model: Autoencoder, images: Tensor, without: Collection[str] = ()) -> dict[str, Any]:
+    """The manifest's entries on what goes into the graphs and what comes out.
+
+    ``images`` lend their shape; ``without`` are the providers for which the decoder has no form of its own.
+    """
     height, width, channels = images.shape[1:]
     pixels = {"dtype": "uint8", "shape": ["n", height, width, channels]}
     latents = {"dtype": "float32", "shape": ["n", model.config.latent_size]}
@@ -72,7 +82,9 @@ def interface(model: Autoencoder, images: Tensor) -> dict[str, Any]:
             },
             "decoder": {
                 "file": graphs.DECODER,
-                "variants": graphs.VARIANTS,
+                "variants": {
+                    provider: file for provider, file in graphs.VARIANTS.items() if provider not in without
+                },
                 "inputs": {"latents": latents},
                 "outputs": {"pixels": pixels, "means": {**pixels, "dtype": "float32"}},
             },

@@ -55,10 +55,10 @@ on the {held_out} images.
 Trained at commit `{training["commit"]}`.
 `manifest.json` holds the whole configuration and the versions of the libraries.
 
-The decoder is there in three forms: for OpenVINO (`decoder.openvino.onnx`), for GPUs in float16 (`decoder.fp16.onnx`)
-and for everybody else. All graphs agree with PyTorch on real images and on latents out to +-6 in batches of 1, 2, 3, 7
-and 64: means and log-variances to {parity:.1e}, {metrics["parity_unequal_pixels"]:.4%} of uint8 pixels unequal (by 1);
-float16 to {metrics["parity_fp16"]:.1e} in the means.
+{_forms(manifest["graphs"]["decoder"].get("variants", {}))}
+All graphs agree with PyTorch on real images and on latents out to +-6 in batches of 1, 2, 3, 7 and 64: means and
+log-variances to {parity:.1e}, {metrics["parity_unequal_pixels"]:.4%} of uint8 pixels unequal (by 1); float16 to
+{metrics["parity_fp16"]:.1e} in the means.
 
 ## Use and limits
 
@@ -67,6 +67,15 @@ float16 to {metrics["parity_fp16"]:.1e} in the means.
 Data: {_source(training["data"], manifest["licence"])}
 This model: {manifest["licence"]}.
 """
+
+
+def _forms(variants: dict[str, str]) -> str:
+    """What each form of the decoder is for."""
+    purposes = {"openvino": "for OpenVINO", "cuda-fp16": "for GPUs in float16"}
+    own = [f"{purposes[provider]} (`{file}`)" for provider, file in variants.items()]
+    if not own:
+        return "The decoder is there in one form, for everybody."
+    return f"The decoder is there {', '.join(own)} and for everybody else."
 
 
 def _caution(likelihood: str) -> str:
