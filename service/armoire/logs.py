@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from typing import Literal, TextIO
 
 LogFormat = Literal["text", "json"]
@@ -48,6 +49,8 @@ def is_ours(record: logging.LogRecord) -> bool:
 def configure(log_format: LogFormat) -> None:
     """Send the log of this process to stderr."""
     logging.getLogger("grpc._cython.cygrpc").addFilter(is_ours)
+    # Pillow's doubts about a stranger's picture are no lines of this log: what cannot be decoded is answered.
+    warnings.filterwarnings("ignore", module="PIL")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         JsonFormatter()

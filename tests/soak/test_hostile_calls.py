@@ -33,7 +33,7 @@ Call = tuple[str, bytes]
 MOST_GROWTH, SHORT_GROWTH = 1.05, 1.5
 # Descriptors and threads that come and go, and until they have.
 SPARE, SETTLE_SECONDS = 8, 1.0
-LEAST_EXAMPLES, WARM_UP_PART = 5, 20
+LEAST_EXAMPLES, WARM_UP_PART = 5, 4
 AT_ONCE = 16
 EACH = 1 / AT_ONCE
 HEALTH = "/grpc.health.v1.Health/Check"
