@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 SHELL  := /bin/sh
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help serve install test lint test-soak test-gpu bench bench-gpu stubs clean
+.PHONY: help serve install test lint test-soak test-gpu bench bench-gpu lock audit licences sbom stubs clean
 
 help:            ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -24,7 +24,7 @@ $(VENV)/.service: pyproject.toml | $(VENV)/.pip
 # One pip call, so that a CPU torch is chosen together with everything that depends on it.
 $(VENV)/.dev: pyproject.toml | $(VENV)/.pip
 	@echo "installing everything for development into $(VENV), PyTorch included: a few minutes the first time"
-	$(BIN)/pip install --quiet --editable '.[bench,cpu]' --group dev
+	$(BIN)/pip install --quiet --editable '.[bench,cpu,traces]' --group dev
 	@touch $@ $(VENV)/.service
 
 install: $(VENV)/.dev  ## everything for development, torch included
@@ -62,8 +62,53 @@ test-gpu: .venv-gpu/.test  ## the tests that need an NVIDIA GPU and its driver
 bench-gpu: .venv-gpu/.test  ## Decode on an NVIDIA GPU at 1, 32, 128 and 512 rows, fp32 and fp16, with CUDA graphs and without
 	.venv-gpu/bin/python -m tests.gpu.bench $(ARGS)
 
+# What an image is made of. Its environments are made from the lock files alone; EXTRA=cuda downloads 1.6 GB.
+AUDIT  := .venv-audit/bin
+EXTRA  ?= cpu
+LOCKED := build/locked-$(EXTRA)
+# One version of a package for all platforms and Pythons, so that what is tested on one is what runs on the other.
+COMPILE := $(AUDIT)/uv pip compile --quiet --no-config --no-build --universal --fork-strategy fewest \
+	--python-version 3.11 --generate-hashes --custom-compile-command 'make lock'
+
+.venv-audit/.tools: pyproject.toml
+	$(PYTHON) -m venv --clear .venv-audit
+	$(AUDIT)/pip install --quiet --upgrade 'pip>=25.1'
+	$(AUDIT)/pip install --quiet --group audit
+	@touch $@
+
+lock: .venv-audit/.tools  ## lock what pyproject.toml asks for in docker/requirements-*.txt (ARGS=--upgrade: newest releases)
+	$(COMPILE) $(ARGS) --extra cpu pyproject.toml --output-file docker/requirements-cpu.txt
+	$(COMPILE) $(ARGS) --extra cuda pyproject.toml --output-file docker/requirements-cuda.txt
+	$(AUDIT)/python -c 'import tomllib as t; print(*t.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
+	    $(COMPILE) $(ARGS) - --output-file docker/requirements-build.txt
+	@# Each lock has a wheel of everything for each machine that an image may be built on (glibc 2.36: Debian 12).
+	@set -e; for lock in cpu cuda build; do for machine in x86_64 aarch64; do for python in 3.11 3.12; do \
+	    $(AUDIT)/uv pip install --quiet --no-config --dry-run --no-build --require-hashes --target build/nowhere \
+	        --python-platform $$machine-manylinux_2_36 --python-version $$python -r docker/requirements-$$lock.txt; \
+	done; done; done
+
+# Without pip, which would be listed with the rest.
+$(LOCKED)/.installed: docker/requirements-$(EXTRA).txt .venv-audit/.tools
+	rm -rf $(LOCKED)
+	$(PYTHON) -m venv --without-pip $(LOCKED)
+	$(AUDIT)/pip --python $(LOCKED)/bin/python install --quiet --require-hashes --only-binary :all: -r $<
+	@touch $@
+
+audit: .venv-audit/.tools  ## known vulnerabilities of everything that is locked (asks PyPI; make lint has ruff's security rules)
+	$(AUDIT)/pip-audit --strict --disable-pip --require-hashes $(ARGS) -r docker/requirements-cpu.txt \
+	    -r docker/requirements-cuda.txt -r docker/requirements-build.txt
+
+licences: $(LOCKED)/.installed  ## write docker/licences-cpu.md, the licence of everything that is locked (EXTRA=cuda: of that)
+	$(AUDIT)/pip-licenses --python $(LOCKED)/bin/python --format markdown --with-urls \
+	    --output-file docker/licences-$(EXTRA).md
+
+sbom: $(LOCKED)/.installed  ## write build/armoire-cpu.cdx.json, the service and its models in CycloneDX (EXTRA=cuda: of that)
+	$(AUDIT)/cyclonedx-py environment --gather-license-texts --pyproject pyproject.toml \
+	    --output-file build/packages-$(EXTRA).cdx.json $(LOCKED)/bin/python
+	$(AUDIT)/python docker/sbom.py build/packages-$(EXTRA).cdx.json build/armoire-$(EXTRA).cdx.json
+
 stubs: $(VENV)/.dev  ## write service/armoire/v1 from proto/
 	$(BIN)/python proto/generate.py
 
 clean:           ## remove what make made
-	rm -rf build $(VENV) .venv-gpu .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf build $(VENV) .venv-audit .venv-gpu .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -54,7 +54,7 @@ class Running:
     def holding(self) -> Iterator[None]:
         """Keep every lane busy while the block runs, so that what arrives has to wait."""
         free = threading.Event()
-        lanes = self.server._lanes
+        lanes = self.server._repository.loader.lanes
 
         def wait() -> None:
             free.wait(60)

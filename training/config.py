@@ -1,6 +1,6 @@
 """Presets: every choice of a training run in one frozen object, which travels inside its checkpoint."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from training.errors import TrainingError
@@ -64,16 +64,31 @@ class Config:
         return cls(**fields)
 
 
-_FASHION_2D = Config(preset="fashion-2d", latent_size=2, decoder_hidden=(256, 256))
-
 PRESETS: dict[str, Config] = {
     config.preset: config
     for config in (
-        # With one epoch of KL warm-up the sum is the same (236.47), but 8 of the 16 dimensions carry nothing: the KL
-        # closes them before they have found a use. With eight epochs 14 carry something.
-        Config(preset="fashion", latent_size=16, kl_warmup_epochs=8.0, decoder_hidden=(256,)),
-        _FASHION_2D,
-        replace(_FASHION_2D, preset="fashion-autoencoder-2d", variational=False, beta=0.0),
+        Config(
+            preset="fashion",
+            latent_size=16,
+            encoder_hidden=128,
+            decoder_channels=(192, 96, 48),
+            linear_path=True,
+            epochs=30,
+        ),
+        Config(
+            preset="fashion-2d",
+            latent_size=2,
+            encoder_hidden=64,
+            decoder_hidden=(256, 128),
+            linear_path=True,
+        ),
+        Config(
+            preset="fashion-autoencoder-2d",
+            latent_size=2,
+            variational=False,
+            beta=0.0,
+            decoder_hidden=(256, 256),
+        ),
         # Foster, "Generative Deep Learning", 2nd ed., chapter 3. Its loss is 500 x mean cross-entropy + KL: with the
         # cross-entropy summed over the 1,024 pixels that is beta = 1024/500, times a factor that Adam does not see.
         Config(

@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(serve)
 
     health = verb("health", "ask a server for its health; exit 0 if it serves", "armoire health")
-    _add_connection(health, token=False)  # health is told to everybody
+    _add_connection(health)
 
     models = verb("models", "list what a server serves", "armoire models")
     _add_connection(models)
@@ -160,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_connection(parser: argparse.ArgumentParser, *, model: bool = False, token: bool = True) -> None:
+def _add_connection(parser: argparse.ArgumentParser, *, model: bool = False) -> None:
     group = parser.add_argument_group("connection")
     group.add_argument(
         "--address", type=_name, default="127.0.0.1:50051", help="HOST:PORT (default: 127.0.0.1:50051)"
@@ -170,8 +170,7 @@ def _add_connection(parser: argparse.ArgumentParser, *, model: bool = False, tok
     group.add_argument("--tls-ca", type=Path, help="PEM authorities to trust (default: the system's)")
     group.add_argument("--tls-cert", type=Path, help="PEM certificate of this client, for mTLS")
     group.add_argument("--tls-key", type=Path, help="PEM private key of this client")
-    if token:
-        group.add_argument("--token-file", type=Path, help="file that holds a bearer token")
+    group.add_argument("--token-file", type=Path, help="file that holds a bearer token")
     if model:
         group.add_argument("--model", type=_name, default="", help="(default: the server's own)")
         group.add_argument("--model-version", type=_name, default="", help="(default: the newest)")

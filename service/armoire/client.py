@@ -16,7 +16,7 @@ from armoire import errors
 from armoire.arrays import Array, Floats, Pixels
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
-from armoire.wire.channel import connect, to_error
+from armoire.wire.channel import bearer, connect, to_error
 from armoire.wire.tensors import DTYPES, to_tensor
 
 __all__ = ["Client", "Direction", "Model", "Posterior", "Samples", "Traversal"]
@@ -90,14 +90,17 @@ class Client:
             address: HOST:PORT or any gRPC target, such as dns:///armoire:50051.
             timeout: seconds for each call, retries included; None waits for ever.
             credentials: as grpc.ssl_channel_credentials gives them; None speaks plain text.
-            token: a bearer token.
+            token: a bearer token, of printable ASCII characters without spaces.
             model: empty takes the server's default.
             version: empty takes the newest.
+
+        Raises:
+            InvalidArgument: a token that cannot be sent. It is not shown.
         """
         self._channel = connect(address, credentials)
         self._stub = pb_grpc.LatentServiceStub(self._channel)
         self._timeout = timeout
-        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._metadata = bearer(token)
         self._which = {"model": model, "version": version}
 
     def __enter__(self) -> Self:

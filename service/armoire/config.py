@@ -99,7 +99,48 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_queue_rows: Annotated[
         int, Meta(ge=1, le=1 << 20, description="most unanswered rows in front of one graph")
     ] = 4096
+    max_in_flight_mib: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1 << 20,
+            description="most MiB of requests and answers that are not yet sent; what comes beyond is refused",
+        ),
+    ] = 512
     max_message_mib: Annotated[int, Meta(ge=1, le=1024, description="largest request message in MiB")] = 16
+    reload_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="seconds between looks at models, tokens and certificates for changes; "
+            "0: only at SIGHUP",
+        ),
+    ] = 10.0
+    canary_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="seconds between golden checks of the served models; one that fails turns health to "
+            "NOT_SERVING; 0: none",
+        ),
+    ] = 60.0
+    stuck_seconds: Annotated[
+        float,
+        Meta(
+            ge=0.1, le=86_400, description="seconds that a batch may run before health turns to NOT_SERVING"
+        ),
+    ] = 10.0
+    connection_age: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="seconds after which a client is asked to connect anew, a tenth more or less, so that new "
+            "replicas get their share; 0: never",
+        ),
+    ] = 300.0
     grace: Annotated[
         float, Meta(ge=0, le=3600, description="seconds that calls in flight have at shutdown")
     ] = 30.0
@@ -113,9 +154,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tokens_file: Annotated[
         Path | None,
         Meta(
-            description="bearer tokens that may call, lines of NAME SHA256-HEX [RPC,RPC...]; none: everybody"
+            description="bearer tokens that may call, a line each: NAME SHA256-HEX and its rights; none: everybody"
         ),
     ] = None
+    health: Annotated[
+        Literal["open", "token"],
+        Meta(description="who may ask for health: everybody, as probes do, or with a token only"),
+    ] = "open"
+    reflection: Annotated[
+        Literal["open", "token", "off"],
+        Meta(
+            description="who may ask for the definition of the API; token: with tokens_file one is asked for"
+        ),
+    ] = "token"
     log_format: Annotated[Literal["text", "json"], Meta(description="form of the log lines on stderr")] = (
         "text"
     )
@@ -222,10 +273,17 @@ def _disagreements(settings: Settings) -> list[str]:
             f"max_queue_rows ({settings.max_queue_rows}) is below max_rows ({settings.max_rows}): "
             "a call of the full size could never be taken"
         )
+    if settings.max_in_flight_mib < settings.max_message_mib:
+        faults.append(
+            f"max_in_flight_mib ({settings.max_in_flight_mib}) is below max_message_mib "
+            f"({settings.max_message_mib}): a message of the full size could never be taken"
+        )
     if (settings.tls_cert is None) != (settings.tls_key is None):
         faults.append("tls_cert and tls_key go together; one of them is missing")
     elif settings.tls_client_ca and not settings.tls_cert:
         faults.append("tls_client_ca needs tls_cert and tls_key")
+    if settings.health == "token" and settings.tokens_file is None:
+        faults.append("health is token, and there is no tokens_file: nobody could ask for it")
     return faults
 
 

@@ -5,11 +5,13 @@ ArmoireError
 │   └── LimitExceeded      INVALID_ARGUMENT     more rows than a published limit
 ├── NotFound               NOT_FOUND            no such model, version, attribute, prior
 ├── Overloaded             RESOURCE_EXHAUSTED   the queue is full, or too long for the deadline
+│   └── RateLimited        RESOURCE_EXHAUSTED   more rows in a second than the token may ask for
 ├── DeadlineExceeded       DEADLINE_EXCEEDED    even an idle server could not make it
 ├── Unavailable            UNAVAILABLE          warming up, draining, or not reachable
 ├── Unauthenticated        UNAUTHENTICATED      no token, or one that nobody knows
 ├── PermissionDenied       PERMISSION_DENIED    a known token without the right
 ├── Internal               INTERNAL             a bug; the traceback is in the server's log
+├── DeviceLost             (never on the wire)  the GPU is gone; the server exits with status 1
 └── StartError             (never on the wire)  one line on stderr, exit status 2
     ├── BadSettings        a setting that cannot be
     └── BadBundle          a model bundle that cannot be served
@@ -27,12 +29,14 @@ __all__ = [
     "BadBundle",
     "BadSettings",
     "DeadlineExceeded",
+    "DeviceLost",
     "Internal",
     "InvalidArgument",
     "LimitExceeded",
     "NotFound",
     "Overloaded",
     "PermissionDenied",
+    "RateLimited",
     "StartError",
     "Unauthenticated",
     "Unavailable",
@@ -50,6 +54,8 @@ class ArmoireError(Exception):
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
     #: The label of armoire_rejected_total; empty for an error that is not a refusal of good work.
     reason: ClassVar[str] = ""
+    #: google.rpc.ErrorInfo.reason, by which a client tells a class from its parent of the same code.
+    info: ClassVar[str] = ""
 
 
 class InvalidArgument(ArmoireError):
@@ -66,8 +72,7 @@ class LimitExceeded(InvalidArgument):
     """More rows than a published limit allows."""
 
     reason = "limit"
-    #: google.rpc.ErrorInfo.reason, by which a client tells this from its parent of the same code.
-    info: ClassVar[str] = "LIMIT_EXCEEDED"
+    info = "LIMIT_EXCEEDED"
 
 
 class NotFound(ArmoireError):
@@ -93,6 +98,13 @@ class Overloaded(ArmoireError):
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class RateLimited(Overloaded):
+    """More rows in a second than the token may ask for; the server may well be idle."""
+
+    reason = "rate"
+    info = "RATE_LIMITED"
 
 
 class DeadlineExceeded(ArmoireError):
@@ -127,6 +139,10 @@ class Internal(ArmoireError):
     """A bug in the server; its log has the traceback under the request's id."""
 
     code = grpc.StatusCode.INTERNAL
+
+
+class DeviceLost(ArmoireError):
+    """The device does not run anything any more: only another process can do better."""
 
 
 class StartError(ArmoireError):

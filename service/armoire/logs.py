@@ -14,6 +14,7 @@ LogFormat = Literal["text", "json"]
 FLUSH_SECONDS = 0.1
 # So many lines are written at once, whatever the clock says: memory stays bounded.
 FLUSH_LINES = 500
+QUIET_SECONDS = 60.0
 # What gRPC raises over bytes that it cannot read, in methods that are not ours and in paths, and over callers who
 # went before it could tell them so.
 CALLERS_FAULTS = frozenset({"DecodeError", "UnicodeDecodeError", "ExecuteBatchError"})
@@ -38,17 +39,19 @@ class JsonFormatter(logging.Formatter):
 
 
 def is_ours(record: logging.LogRecord) -> bool:
-    """Tell whether a line of gRPC's is about more than a caller's fault.
+    """Tell whether a line of gRPC's is about more than a caller's fault, and shows nothing of what a caller sent.
 
-    Anybody can make those as often as they like, and gRPC would write one to three tracebacks for each.
+    Anybody can make those as often as they like, and gRPC would write one to three tracebacks for each. Metadata that
+    are not UTF-8 it shows with all their bytes, and a bearer token may be among them.
     """
+    if not record.name.startswith("grpc"):
+        return True
     kind = record.exc_info[0] if record.exc_info else None
-    return kind is None or kind.__name__ not in CALLERS_FAULTS
+    return record.msg != "Invalid encoding on %s" and (kind is None or kind.__name__ not in CALLERS_FAULTS)
 
 
 def configure(log_format: LogFormat) -> None:
     """Send the log of this process to stderr."""
-    logging.getLogger("grpc._cython.cygrpc").addFilter(is_ours)
     # Pillow's doubts about a stranger's picture are no lines of this log: what cannot be decoded is answered.
     warnings.filterwarnings("ignore", module="PIL")
     handler = logging.StreamHandler(sys.stderr)
@@ -57,7 +60,28 @@ def configure(log_format: LogFormat) -> None:
         if log_format == "json"
         else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
     )
+    handler.addFilter(is_ours)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def quieten(name: str) -> None:
+    """Let the logger of a library that repeats itself speak once in QUIET_SECONDS."""
+    logger = logging.getLogger(name)
+    if not any(isinstance(each, _Rarely) for each in logger.filters):
+        logger.addFilter(_Rarely())
+
+
+class _Rarely(logging.Filter):
+    def __init__(self) -> None:
+        super().__init__()
+        self._quiet_until = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002
+        now = time.monotonic()
+        if now < self._quiet_until:
+            return False
+        self._quiet_until = now + QUIET_SECONDS
+        return True
 
 
 class CallLog:
@@ -75,9 +99,16 @@ class CallLog:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(
-        self, method: str, code: str, seconds: float, request_id: str, caller: str = "", problem: str = ""
+        self,
+        method: str,
+        code: str,
+        seconds: float,
+        request_id: str,
+        trace_id: str = "",
+        caller: str = "",
+        problem: str = "",
     ) -> None:
-        """Log a call: its RPC, status code and time, who called and what was wrong with it."""
+        """Log a call: its RPC, status code and time, its trace, who called and what was wrong with it."""
         if not self._enabled:
             return
         now = time.time()
@@ -89,6 +120,7 @@ class CallLog:
                     "logger": "armoire.calls",
                     "message": f"{method} {code}{' ' if problem else ''}{problem}",
                     "request_id": request_id,
+                    **({"trace_id": trace_id} if trace_id else {}),
                     "method": method,
                     "code": code,
                     "milliseconds": round(seconds * 1e3, 3),
@@ -98,7 +130,8 @@ class CallLog:
         else:
             line = (
                 f"{time.strftime('%H:%M:%S', time.localtime(now))} INFO    {method} {code} {seconds * 1e3:.1f} ms "
-                f"request={request_id}{f' caller={caller}' if caller else ''}{' ' if problem else ''}{problem}"
+                f"request={request_id}{f' trace={trace_id}' if trace_id else ''}"
+                f"{f' caller={caller}' if caller else ''}{' ' if problem else ''}{problem}"
             )
         self._lines.append(line)
         if len(self._lines) >= FLUSH_LINES:

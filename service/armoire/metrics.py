@@ -32,6 +32,7 @@ class GraphMetrics:
     pending_rows: Gauge
     padding_rows: Counter
     deadline_missed: Counter
+    failed_batches: Counter
 
 
 class Metrics:
@@ -84,6 +85,16 @@ class Metrics:
         self._deadline_missed = Counter(
             "armoire_deadline_missed_total", "Calls whose deadline passed in the queue.", registry=registry
         )
+        self._failed_batches = Counter(
+            "armoire_failed_batches_total", "Batches that the graph could not run.", graph, registry=registry
+        )
+        self.serving = Gauge("armoire_serving", "1 while health says SERVING.", registry=registry)
+        self.canaries = Counter(
+            "armoire_canaries_total",
+            "Golden checks of served models, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
         self.largest_batch = Gauge(
             "armoire_largest_batch_rows",
             "Rows of the largest useful batch, measured at start.",
@@ -108,6 +119,18 @@ class Metrics:
             ("model", "version"),
             registry=registry,
         )
+        self.model_changes = Counter(
+            "armoire_model_changes_total",
+            "Bundles that came, went or could not be taken while serving, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.certificate_expiration = Gauge(
+            "armoire_tls_certificate_expiration_timestamp_seconds",
+            "When the first certificate of a file expires, in unix time.",
+            ("setting",),
+            registry=registry,
+        )
         self.model_info = Gauge(
             "armoire_model_info",
             "1 for each model that is ready.",
@@ -123,10 +146,13 @@ class Metrics:
     def _durations(self, method: str) -> Histogram:
         return self._request_duration.labels(method)
 
-    def answered(self, method: str, code: str, seconds: float) -> None:
-        """Count a call; looking its labels up anew each time would cost more than counting."""
+    def answered(self, method: str, code: str, seconds: float, exemplar: dict[str, str] | None) -> None:
+        """Count a call; looking its labels up anew each time would cost more than counting.
+
+        ``exemplar`` are the labels of its trace, which lead from its bucket of the histogram to its spans.
+        """
         self._answers(method, code).inc()
-        self._durations(method).observe(seconds)
+        self._durations(method).observe(seconds, exemplar)
 
     def calibrated(
         self, model: str, graph: str, cost: Mapping[int, float], largest_batch: int, longest_delay: float
@@ -147,4 +173,5 @@ class Metrics:
             pending_rows=self._pending_rows.labels(model, graph),
             padding_rows=self._padding_rows,
             deadline_missed=self._deadline_missed,
+            failed_batches=self._failed_batches.labels(model, graph),
         )

@@ -17,7 +17,7 @@ from armoire.client import Client, Points
 from armoire.errors import ArmoireError, InvalidArgument, StartError
 from armoire.files import replacing
 from armoire.load.flags import to_plan
-from armoire.wire.channel import to_error
+from armoire.wire.channel import bearer, to_error
 from armoire.wire.credentials import read_credentials
 
 EXIT_INTERRUPTED = 130  # as a shell gives it after Ctrl-C
@@ -37,7 +37,7 @@ def health(arguments: argparse.Namespace) -> int:
             "/grpc.health.v1.Health/Check"
         )
         try:
-            reply = check(b"", timeout=arguments.timeout)
+            reply = check(b"", timeout=arguments.timeout, metadata=bearer(_token(arguments)))
         except grpc.RpcError as error:
             raise to_error(error) from None
     serving = reply == b"\x08\x01"

@@ -19,6 +19,7 @@ from armoire.metrics import Metrics
 from armoire.server import RPCS
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
+from armoire.wire.tokens import Tokens
 from tests.serving import Running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +51,8 @@ def test_every_rpc_and_error_is_told() -> None:
     told = re.findall(r"^\| .* \| ?([A-Z_]*).* \| `(\w+)` \|$", README, re.MULTILINE)
     for code, name in told:
         kind = getattr(errors, name)
-        assert code == ("" if issubclass(kind, errors.StartError) else kind.code.name), name
+        never_sent = issubclass(kind, errors.StartError | errors.DeviceLost)
+        assert code == ("" if never_sent else kind.code.name), name
     assert {name for _, name in told} == set(errors.__all__) - {"ArmoireError", "StartError"}
 
 
@@ -60,6 +62,20 @@ def test_every_refusal_reason_is_told() -> None:
     told = set(row.rpartition("refused: ")[2].rstrip(" |").split(", "))
     kinds = [getattr(errors, name) for name in errors.__all__]
     assert told == {kind.reason for kind in kinds if kind.reason}
+
+
+def test_the_tokens_file_can_be_read(tmp_path: Path) -> None:
+    """The file of tokens that the README shows is one, and its lines give the rights that it describes."""
+    (text,) = (text for kind, text in BLOCKS if kind == "" and "# who may call" in text)
+    (tmp_path / "tokens").write_text(text)
+    tokens = Tokens(tmp_path / "tokens", RPCS)
+    assert tokens.check("Bearer hello", "Decode").models is None
+    gallery = tokens.check("Bearer world", "Sample")
+    assert gallery.models == {"fashion-mnist"}
+    assert gallery.rate is not None
+    assert gallery.rate.rows_per_second == 500
+    with pytest.raises(errors.PermissionDenied):
+        tokens.check("Bearer armoire", "Decode")
 
 
 def test_the_python_client_runs_as_it_stands(server: Running, capsys: pytest.CaptureFixture[str]) -> None:

@@ -822,6 +822,15 @@ def test_a_message_over_the_limit(calls: pb_grpc.LatentServiceStub, rpc: str, re
     check_answers(calls, rpc)
 
 
+def test_a_message_that_unpacks_over_the_limit(calls: pb_grpc.LatentServiceStub) -> None:
+    """A few kilobytes of gzip that hold more than max_message_mib are refused as they are unpacked."""
+    with pytest.raises(grpc.RpcError) as refused:
+        calls.Decode(but("Decode", latents=tensor([1, D], 16 * LARGE)), compression=grpc.Compression.Gzip)
+    assert refused.value.code() is EXHAUSTED
+    assert "Decompressed message larger than max" in refused.value.details()
+    check_answers(calls, "Decode")
+
+
 # ---- deadlines and the queue -------------------------------------------------------------------------------
 
 

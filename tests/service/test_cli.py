@@ -242,7 +242,6 @@ def test_points_that_are_none_are_one_line(
         "armoire models --timeout nan",
         "armoire models --timeout -1",
         "armoire health --timeout inf",
-        "armoire health --token-file token",
         "armoire bench --rows 0",
         "armoire bench --callers many",
         "armoire bench --seconds 0",

@@ -26,16 +26,24 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "max_rows": ("17", 17),
     "max_batch": ("128", 128),
     "max_queue_rows": ("9000", 9000),
+    "max_in_flight_mib": ("99", 99),
     "max_message_mib": ("5", 5),
+    "reload_seconds": ("2.5", 2.5),
+    "canary_seconds": ("30", 30.0),
+    "stuck_seconds": ("5", 5.0),
+    "connection_age": ("60", 60.0),
     "grace": ("1.5", 1.5),
     "tls_cert": ("cert.pem", Path("cert.pem")),
     "tls_key": ("key.pem", Path("key.pem")),
     "tls_client_ca": ("ca.pem", Path("ca.pem")),
     "tokens_file": ("tokens", Path("tokens")),
+    "health": ("token", "token"),
+    "reflection": ("off", "off"),
     "log_format": ("json", "json"),
 }
 # What has to come along with a setting.
 WITH = {"tls_cert": ["tls_key"], "tls_key": ["tls_cert"], "tls_client_ca": ["tls_cert", "tls_key"]}
+WITH["health"] = ["tokens_file"]
 BAD = {
     "listen": [
         "",
@@ -57,8 +65,15 @@ BAD = {
     "max_rows": ["0", "-1", "65537", "many", "1.5", "nan"],
     "max_batch": ["0", "4097", "x"],
     "max_queue_rows": ["0", "1048577", "x"],
+    "max_in_flight_mib": ["0", "1048577", "x"],
     "max_message_mib": ["0", "1025", "1 MiB"],
+    "reload_seconds": ["-1", "86401", "often"],
+    "canary_seconds": ["-1", "86401", "never"],
+    "stuck_seconds": ["0", "0.05", "86401", "x"],
+    "connection_age": ["-1", "86401", "old"],
     "grace": ["-1", "3601", "nan", "inf", "soon"],
+    "health": ["off", "closed"],
+    "reflection": ["on", "none"],
     "log_format": ["xml", "JSON"],
 }
 KUBERNETES = {
@@ -181,6 +196,7 @@ def test_all_bad_settings_are_named_at_once() -> None:
         ({"ARMOIRE_TLS_CERT": "c"}, ["tls_cert and tls_key go together"]),
         ({"ARMOIRE_TLS_KEY": "k"}, ["tls_cert and tls_key go together"]),
         ({"ARMOIRE_TLS_CLIENT_CA": "a"}, ["tls_client_ca needs tls_cert and tls_key"]),
+        ({"ARMOIRE_HEALTH": "token"}, ["health is token, and there is no tokens_file"]),
     ],
 )
 def test_settings_that_cannot_go_together_are_named(environ: dict[str, str], words: list[str]) -> None:

@@ -25,8 +25,12 @@ def ticket(rows: int, loop: asyncio.AbstractEventLoop) -> Ticket:
     return Ticket(np.zeros((rows, 1), np.float32), Call(), loop.create_future())
 
 
+def waits(ticket: Ticket, _: float) -> bool:
+    return not ticket.future.done()
+
+
 def line(*tickets: Ticket) -> Line:
-    made = Line(lambda ticket, _: not ticket.future.done())
+    made = Line()
     for each in tickets:
         made.add(each)
     return made
@@ -35,7 +39,7 @@ def line(*tickets: Ticket) -> Line:
 def batches(of: Line, limit: int) -> Iterator[dict[Ticket, int]]:
     """Take batches until nobody waits: rows by ticket."""
     while of:
-        yield {part.ticket: len(part) for part in of.take(limit, 0.0)}
+        yield {part.ticket: len(part) for part in of.take(limit, 0.0, waits)}
 
 
 def test_calls_of_equal_size_end_one_after_the_other(loop: asyncio.AbstractEventLoop) -> None:
@@ -49,10 +53,10 @@ def test_small_calls_come_into_the_next_batch_whole(loop: asyncio.AbstractEventL
     """Whatever large ones were there before them."""
     large, small = [ticket(100, loop) for _ in range(3)], [ticket(1, loop) for _ in range(4)]
     waiting = line(*large)
-    waiting.take(8, 0.0)
+    waiting.take(8, 0.0, waits)
     for each in small:
         waiting.add(each)
-    taken = {part.ticket: len(part) for part in waiting.take(8, 0.0)}
+    taken = {part.ticket: len(part) for part in waiting.take(8, 0.0, waits)}
     assert taken == dict.fromkeys(small, 1) | {large[0]: 4}
 
 
@@ -71,7 +75,7 @@ def test_many_small_calls_leave_a_large_one_its_share(
     """While more single rows wait than a batch holds, a large call has a row of each, or of every other single one."""
     large = ticket(rows, loop)
     waiting = line(large)
-    waiting.take(limit, 0.0)
+    waiting.take(limit, 0.0, waits)
     for _ in range(200):
         waiting.add(ticket(1, loop))
     for _, taken in zip(range(enough), batches(waiting, limit), strict=False):
@@ -96,7 +100,7 @@ def test_every_row_comes_into_one_batch_in_order(sizes: list[int], limit: int, g
             each.drop()
     seen = dict.fromkeys(tickets, 0)
     while waiting:
-        slices = waiting.take(limit, 0.0)
+        slices = waiting.take(limit, 0.0, waits)
         assert sum(map(len, slices)) <= limit
         assert slices or not waiting
         for part in slices:

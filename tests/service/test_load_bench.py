@@ -28,7 +28,7 @@ from tests.stranger import images, stranger
 STAGE = {
     *("loop", "stage", "seconds", "warm_up_calls", "calls", "answered", "failed", "unanswered", "errors"),
     *("examples", "calls_per_second", "images_per_second", "sent_mb_per_second", "received_mb_per_second"),
-    *("latency_ms", "queue_ms", "run_ms", "lag_ms", "client_cpu", "searching", "warnings"),
+    *("latency_ms", "failed_ms", "queue_ms", "run_ms", "lag_ms", "client_cpu", "searching", "warnings"),
 }
 REPORT = {
     *(

@@ -26,6 +26,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from armoire import config
 from armoire.client import Client
 from armoire.errors import BadSettings
+from armoire.loading import Loader
 from armoire.server import RPCS, Server
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
@@ -52,9 +53,12 @@ METRICS = {
 
 
 @contextmanager
-def process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Run `armoire serve` as its user does, on any free port."""
-    command = [sys.executable, "-m", "armoire.cli", "serve", *arguments]
+def process(
+    *arguments: str, program: str | None = None, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    """Run `armoire serve` as its user does, on any free port; ``program`` stands in for the command line's."""
+    python = ["-m", "armoire.cli"] if program is None else ["-c", program]
+    command = [sys.executable, *python, "serve", *arguments]
     variables = {
         "ARMOIRE_LISTEN": "127.0.0.1:0",
         "ARMOIRE_METRICS_LISTEN": "127.0.0.1:0",
@@ -107,14 +111,14 @@ def test_health_says_serving_overall_and_for_the_service(server: Running) -> Non
 async def test_health_is_not_serving_until_the_graphs_are_warm(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the models warm up Check and Watch say NOT_SERVING and calls are UNAVAILABLE; then SERVING."""
     warm, entered = threading.Event(), threading.Event()
-    load = Server._load
+    load = Loader.load
 
-    def held(self: Server, *arguments: object) -> object:
+    def held(self: Loader, *arguments: object) -> object:
         entered.set()
         assert warm.wait(30)
         return load(self, *arguments)
 
-    monkeypatch.setattr(Server, "_load", held)
+    monkeypatch.setattr(Loader, "load", held)
     server = Server(config.load(ANY_PORT))
     start = asyncio.create_task(server.start())
     await asyncio.to_thread(entered.wait, 30)
@@ -370,13 +374,13 @@ def test_a_server_that_cannot_start_says_why_in_one_line(
 
 @pytest.mark.parametrize("pair", ["no PEM at all", ""])
 def test_a_tls_pair_that_is_none_is_told(tmp_path: Path, pair: str) -> None:
-    """Files that hold no certificate and key are refused with the settings' names."""
+    """Files that hold no certificate are refused with the setting's name."""
     (tmp_path / "pair.pem").write_text(pair)
     file = str(tmp_path / "pair.pem")
     with process("--tls-cert", file, "--tls-key", file) as server:
         _, errors = server.communicate(timeout=60)
     assert server.returncode == 2
-    assert "do tls_cert and tls_key fit?" in errors.splitlines()[-1]
+    assert f"tls_cert {file} holds no PEM certificate" in errors.splitlines()[-1]
 
 
 async def test_two_servers_never_share_a_port(server: Running) -> None:

@@ -47,13 +47,21 @@ async def slow_line(server: str, begun: asyncio.Event, go: asyncio.Event) -> Asy
                     await go.wait()
             writer.close()
 
-        with contextlib.suppress(ConnectionError):
-            await asyncio.gather(up(), down())
-        calls.close()
+        try:
+            with contextlib.suppress(ConnectionError):
+                await asyncio.gather(up(), down())
+        finally:
+            for end in (calls, writer):
+                end.close()
 
     async with await asyncio.start_server(relay, "127.0.0.1", 0) as listener:
-        yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-        await asyncio.gather(*relays)
+        try:
+            yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        finally:
+            # Either end may keep its connection for as long as it likes.
+            for task in relays:
+                task.cancel()
+            await asyncio.gather(*relays, return_exceptions=True)
 
 
 async def test_a_slow_reader_gets_its_whole_answer() -> None:

@@ -368,7 +368,9 @@ def test_health_and_reflection_take_anything(target: Target, verdict: Verdict, s
     kind = "health, reflection"
 
     def check(cases: list[tuple[str, bytes]]) -> None:
-        answers = target.raw(kind, [(request_headers(path), framed(content)) for path, content in cases])
+        answers = target.raw(
+            kind, [(request_headers(path, authorization), framed(content)) for path, content in cases]
+        )
         # What gRPC's packages cannot read gRPC itself calls UNKNOWN.
         assert {answer.code for answer in answers} <= REFUSALS | {"OK", "UNKNOWN"}
 

@@ -15,7 +15,7 @@ from armoire.arrays import Array
 from armoire.engine.lanes import Lanes
 from armoire.engine.line import Line
 from armoire.engine.pacing import Pacer
-from armoire.engine.tickets import Batch, Call, Cost, Engine, Outputs, Slice, Ticket
+from armoire.engine.tickets import Batch, Call, Cost, Engine, Observer, Outputs, Slice, Ticket
 from armoire.errors import DeadlineExceeded, Internal, Overloaded
 from armoire.metrics import GraphMetrics
 
@@ -34,6 +34,7 @@ class Batcher:
         max_queue_rows: int,
         metrics: GraphMetrics,
         pacer: Pacer | None = None,
+        observer: Observer | None = None,
     ) -> None:
         """Wire a queue.
 
@@ -44,14 +45,17 @@ class Batcher:
             max_queue_rows: the most unanswered rows.
             metrics: where to count.
             pacer: says when a batch waits for more rows; None: never.
+            observer: is told of batches and of calls that leave.
         """
         self.cost = cost
+        self.failures = 0  # batches
         self._engine = engine
         self._lanes = lanes
         self._pacer = pacer or Pacer(0.0, cost.max_batch, lanes.count)
         self._max_queue_rows = max_queue_rows
         self._metrics = metrics
-        self._line = Line(self._can_run)
+        self._observer = observer
+        self._line = Line()
         self._pending_rows = 0  # not yet answered
         self._queued_rows = 0  # of these, in no batch yet
         self._pump_is_due = False
@@ -92,6 +96,8 @@ class Batcher:
             # Reached by an answer, a failure and a cancelled caller alike.
             self._count_pending(-count)
             self._drop(ticket)
+            if self._observer is not None:
+                self._observer.left(ticket)
 
     def _admit(self, rows: int, call: Call) -> None:
         pending = self._pending_rows
@@ -124,7 +130,8 @@ class Batcher:
 
     def _count_pending(self, rows: int) -> None:
         self._pending_rows += rows
-        self._metrics.pending_rows.set(self._pending_rows)
+        # Not set: two versions of a model share the gauge.
+        self._metrics.pending_rows.inc(rows)
 
     def _pump(self) -> None:
         """Start batches while there are rows and lanes for them."""
@@ -150,12 +157,13 @@ class Batcher:
                 self._lanes.run(batch.run, partial(self._finish, batch))
 
     def _take(self, limit: int, now: float) -> list[Slice]:
-        slices = self._line.take(limit, now)
+        slices = self._line.take(limit, now, self._can_run)
         for part in slices:
             self._queued_rows -= len(part)
             if part.first == 0:
+                part.ticket.taken = now
                 part.ticket.call.queued(part.ticket.arrived, now)
-                self._metrics.queue_duration.observe(now - part.ticket.arrived)
+                self._metrics.queue_duration.observe(now - part.ticket.arrived, part.ticket.call.trace)
         return slices
 
     def _can_run(self, ticket: Ticket, now: float) -> bool:
@@ -175,14 +183,18 @@ class Batcher:
         ticket.drop()
 
     def _finish(self, batch: Batch, error: Exception | None) -> None:
+        padding = self._engine.padding(batch.rows)
         if error is None:
             batch.answer()
-            self._metrics.inference_duration.observe(batch.ended - batch.started)
+            exemplar = self._tell(batch, padding, None)
+            self._metrics.inference_duration.observe(batch.ended - batch.started, exemplar)
             self._metrics.batch_rows.observe(batch.rows)
             self._metrics.rows.inc(batch.rows)
-            if padding := self._engine.padding(batch.rows):
+            if padding:
                 self._metrics.padding_rows.inc(padding)
         else:
+            self.failures += 1
+            self._metrics.failed_batches.inc()
             incident = secrets.token_hex(4)
             logger.error(
                 "a batch of %d calls failed, incident %s", len(batch.slices), incident, exc_info=error
@@ -190,5 +202,9 @@ class Batcher:
             batch.fail(
                 Internal(f"the graph failed; the server's log has the traceback under incident {incident}")
             )
+            self._tell(batch, padding, error)
         if self._line:
             self._lanes.when_free(self._pump)
+
+    def _tell(self, batch: Batch, padding: int, error: Exception | None) -> dict[str, str] | None:
+        return None if self._observer is None else self._observer.ran(batch, padding, error)

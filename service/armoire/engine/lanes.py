@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -27,6 +29,10 @@ class Lanes:
         self.free = count
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._waiting: deque[Callable[[], None]] = deque()
+        self._closing = threading.Lock()
+        self._closed = False
+        self._numbers = itertools.count()
+        self._began: dict[int, float] = {}
         # Daemons: a batch that never ends must not keep a process alive that was told to stop.
         for number in range(count):
             threading.Thread(target=self._work, name=f"lane-{number}", daemon=True).start()
@@ -35,12 +41,23 @@ class Lanes:
         """Run ``work`` in a free lane, then ``done`` on the event loop with what ``work`` raised, or None."""
         assert self.free, "no lane is free"
         self.free -= 1
-        self._jobs.put(partial(self._run, asyncio.get_running_loop(), work, done))
+        number = next(self._numbers)
+        self._began[number] = time.monotonic()
+        self._jobs.put(
+            partial(self._run, asyncio.get_running_loop(), work, partial(self._leave, number, done))
+        )
+
+    def longest(self) -> float:
+        """Tell for how many seconds the oldest of the batches that run has been running."""
+        return time.monotonic() - min(self._began.values(), default=float("inf"))
 
     def call(self, work: Callable[[], T]) -> T:
-        """Run ``work`` in a lane and wait for what it gives; for the start, from a thread that is no event loop's.
+        """Run ``work`` in a lane and wait for what it gives; from a thread that is no event loop's.
 
         What a library keeps for each thread (ONNX Runtime its CUDA graphs) is then there when batches come.
+
+        Raises:
+            RuntimeError: the lanes are closed.
         """
         future: Future[T] = Future()
 
@@ -50,7 +67,10 @@ class Lanes:
             except BaseException as error:  # handed over, not swallowed
                 future.set_exception(error)
 
-        self._jobs.put(job)
+        with self._closing:
+            if self._closed:
+                raise RuntimeError("the lanes are closed")
+            self._jobs.put(job)
         return future.result()
 
     def when_free(self, start: Callable[[], None]) -> None:
@@ -60,18 +80,22 @@ class Lanes:
 
     def close(self) -> None:
         """End the threads, once they are free."""
-        for _ in range(self.count):
-            self._jobs.put(None)
+        with self._closing:
+            self._closed = True
+            for _ in range(self.count):
+                self._jobs.put(None)
 
     def _work(self) -> None:
         while job := self._jobs.get():
             job()
+            # While it waits for the next one: the last batch's arrays and its graph would be kept.
+            del job
 
     def _run(
         self,
         loop: asyncio.AbstractEventLoop,
         work: Callable[[], None],
-        done: Callable[[Exception | None], None],
+        leave: Callable[[Exception | None], None],
     ) -> None:
         error: Exception | None = None
         try:
@@ -79,10 +103,11 @@ class Lanes:
         except Exception as raised:  # handed over, not swallowed
             error = raised
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to be told
-            loop.call_soon_threadsafe(self._leave, done, error)
+            loop.call_soon_threadsafe(leave, error)
 
-    def _leave(self, done: Callable[[Exception | None], None], error: Exception | None) -> None:
+    def _leave(self, number: int, done: Callable[[Exception | None], None], error: Exception | None) -> None:
         self.free += 1
+        del self._began[number]
         done(error)
         while self.free and self._waiting:
             self._waiting.popleft()()

@@ -9,6 +9,7 @@ from operator import attrgetter
 from armoire.engine.tickets import Slice, Ticket
 
 LEFT = attrgetter("left")
+CanRun = Callable[[Ticket, float], bool]
 
 
 class Line:
@@ -21,9 +22,7 @@ class Line:
     at one time, and the engine would stand idle while their answers are sent.
     """
 
-    def __init__(self, can_run: Callable[[Ticket, float], bool]) -> None:
-        """Begin empty; ``can_run`` says whether a ticket's caller still waits at a time."""
-        self._can_run = can_run
+    def __init__(self) -> None:
         self._fresh: deque[Ticket] = deque()
         self._large: list[Ticket] = []  # oldest first
         self._odd = False
@@ -39,22 +38,22 @@ class Line:
         """Give the arrival of the ticket that waits longest."""
         return self._large[0].arrived if self._large else self._fresh[0].arrived
 
-    def take(self, limit: int, now: float) -> list[Slice]:
-        """Take up to ``limit`` rows, none only where nobody waits."""
+    def take(self, limit: int, now: float, can_run: CanRun) -> list[Slice]:
+        """Take up to ``limit`` rows, none only where nobody waits; ``can_run`` says whose caller still does."""
         share = max(1, limit // max(1, len(self._large) + len(self._fresh)))
         # More small calls than a batch has rows still leave the large ones their shares, up to half of the batch; of a
         # batch of one row, that is every other batch.
         self._odd = not self._odd
         reserved = min(share * len(self._large), (limit + self._odd) // 2)
-        slices, room = self._take_small(share, limit - reserved, now)
+        slices, room = self._take_small(share, limit - reserved, now, can_run)
         room += reserved
-        return slices + self._take_large(room, now) if room and self._large else slices
+        return slices + self._take_large(room, now, can_run) if room and self._large else slices
 
-    def _take_small(self, share: int, room: int, now: float) -> tuple[list[Slice], int]:
+    def _take_small(self, share: int, room: int, now: float, can_run: CanRun) -> tuple[list[Slice], int]:
         slices = []
         while self._fresh and room:
             ticket = self._fresh.popleft()
-            if not self._can_run(ticket, now):
+            if not can_run(ticket, now):
                 continue
             if ticket.left > share:
                 self._large.append(ticket)
@@ -66,16 +65,16 @@ class Line:
                 slices.append(ticket.take(ticket.left))
         return slices, room
 
-    def _take_large(self, room: int, now: float) -> list[Slice]:
+    def _take_large(self, room: int, now: float, can_run: CanRun) -> list[Slice]:
         slices = []
         shortest = min(self._large, key=LEFT)
-        if self._can_run(shortest, now):
+        if can_run(shortest, now):
             slices.append(shortest.take(min(shortest.left, -(-room // 2))))
             room -= len(slices[0])
         for ticket in self._large:
             if not room:
                 break
-            if not ticket.left or not self._can_run(ticket, now):
+            if not ticket.left or not can_run(ticket, now):
                 continue
             count = min(room, ticket.left)
             room -= count

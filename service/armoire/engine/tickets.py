@@ -28,6 +28,16 @@ class Engine(Protocol):
         """Tell how many rows ``run`` adds to a batch of so many."""
 
 
+class Observer(Protocol):
+    """Who is told what became of the rows in front of one graph, on the event loop."""
+
+    def ran(self, batch: Batch, padding: int, error: Exception | None) -> dict[str, str] | None:
+        """Hear of a batch that ran, or failed; give the labels of an exemplar of its time, None for none."""
+
+    def left(self, ticket: Ticket) -> None:
+        """Hear of a call that leaves: answered, failed, or gone before that."""
+
+
 @dataclass
 class Call:
     """What a caller brings along, and what the call has cost so far.
@@ -37,12 +47,16 @@ class Call:
         queue_seconds: the time in which rows of this call waited for their first batch.
         run_seconds: the time in which a batch with rows of this call ran. What happens side by side counts once.
         later: measured seconds of what the call will ask of other graphs after this one.
+        model: the model that answers, NAME/VERSION; empty until it is found.
+        trace: trace_id and span_id in hexadecimal, as labels of exemplars; None: the call is not traced.
     """
 
     deadline: float | None = None
     later: float = 0.0
+    model: str = ""
     queue_seconds: float = 0.0
     run_seconds: float = 0.0
+    trace: dict[str, str] | None = None
     _queued_until: float = 0.0
     _ran_until: float = 0.0
 
@@ -83,6 +97,8 @@ class Ticket:
     """One call's rows on their way through the queue.
 
     Attributes:
+        arrived: when the rows came into the queue, on the clock of time.monotonic(), in seconds.
+        taken: when a batch took the first of them, on the same clock; 0: none has.
         left: rows that no batch has taken yet.
     """
 
@@ -90,6 +106,7 @@ class Ticket:
     call: Call
     future: asyncio.Future[Outputs]
     arrived: float = field(default_factory=time.monotonic)
+    taken: float = 0.0
     left: int = field(init=False)
     done: int = 0
     outputs: Outputs | None = None

@@ -139,6 +139,7 @@ class Generator:
             return error
         if error:
             tally.errors[error] += 1
+            tally.failure.record(now - due)
             tally.examples.setdefault(error, text)
         else:
             tally.answered += 1

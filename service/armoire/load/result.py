@@ -31,7 +31,10 @@ class Quantiles:
 
 @dataclass(frozen=True)
 class Result:
-    """One stage. Latency is that of good answers; queue and run are the server's own times of them."""
+    """One stage. Latency is that of good answers; queue and run are the server's own times of them.
+
+    Calls that failed have a latency of their own: a server with too much to do should refuse at once.
+    """
 
     stage: Stage
     seconds: float
@@ -46,6 +49,7 @@ class Result:
     sent_mb_per_second: float
     received_mb_per_second: float
     latency_ms: Quantiles
+    failed_ms: Quantiles
     queue_ms: Quantiles
     run_ms: Quantiles
     lag_ms: Quantiles  # open loop: sent so much later than due
@@ -72,6 +76,7 @@ class Result:
             sent_mb_per_second=tally.sent_bytes * per_second / 1e6,
             received_mb_per_second=tally.received_bytes * per_second / 1e6,
             latency_ms=Quantiles.of(tally.latency),
+            failed_ms=Quantiles.of(tally.failure),
             queue_ms=Quantiles.of(tally.queue),
             run_ms=Quantiles.of(tally.run),
             lag_ms=Quantiles.of(tally.lag),

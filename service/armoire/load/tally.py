@@ -73,7 +73,7 @@ class Tally:
         self.received_bytes = 0
         self.seconds = 0.0  # of the window
         self.cpu = 0.0  # cores that it used
-        self.latency, self.lag, self.queue, self.run = (Durations() for _ in range(4))
+        self.latency, self.failure, self.lag, self.queue, self.run = (Durations() for _ in range(5))
 
     def add(self, other: Tally) -> None:
         """Add another process's tally of the same stage."""
@@ -108,4 +108,4 @@ class Tally:
         return tally
 
 
-DURATIONS = ("latency", "lag", "queue", "run")
+DURATIONS = ("latency", "failure", "lag", "queue", "run")

@@ -64,6 +64,11 @@ class Autoencoder:
         return self.bundle.manifest
 
     @property
+    def where(self) -> str:
+        """NAME/VERSION."""
+        return self.bundle.where
+
+    @property
     def latent_size(self) -> int:
         """Dimensions of the latent space."""
         return self.manifest.latent_size

@@ -38,6 +38,11 @@ class Bundle:
     golden: dict[str, Array]
 
     @property
+    def where(self) -> str:
+        """NAME/VERSION."""
+        return f"{self.manifest.name}/{self.manifest.version}"
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
         image = self.manifest.image

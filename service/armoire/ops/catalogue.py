@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from armoire.errors import BadSettings, NotFound, quoted
 from armoire.ops.autoencoder import Autoencoder
@@ -31,15 +31,15 @@ class Catalogue:
             PREFERRED if PREFERRED in self._models else next(iter(self._models))
         )
 
-    def find(self, name: str, version: str) -> Autoencoder:
+    def find(self, name: str, version: str, visible: Callable[[str], bool] = lambda _: True) -> Autoencoder:
         """Give a model; an empty name is the default model, an empty version the newest.
 
         Raises:
-            NotFound: the name or the version is unknown.
+            NotFound: the name or the version is unknown. It lists the names that are ``visible`` to who asks.
         """
         versions = self._models.get(name or self.default_model)
         if versions is None:
-            raise NotFound(f"model {quoted(name)} is unknown", self._models)
+            raise NotFound(f"model {quoted(name)} is unknown", filter(visible, self._models))
         version = version or max(versions, key=int)
         if version not in versions:
             raise NotFound(

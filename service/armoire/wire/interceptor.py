@@ -1,4 +1,4 @@
-"""Status codes, metrics, credentials and the log line of every call, each in one place."""
+"""Status codes, metrics, credentials, the span and the log line of every call, each in one place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -18,12 +19,16 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from armoire.engine.tickets import Call
-from armoire.errors import ArmoireError, Internal, InvalidArgument, LimitExceeded, Overloaded, Unavailable
+from armoire.errors import ArmoireError, Internal, InvalidArgument, Overloaded, Unavailable
 from armoire.logs import CallLog
 from armoire.metrics import Metrics
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
+from armoire.wire.caller import ANYBODY, Caller, IncomingCall
 from armoire.wire.tokens import Tokens
+
+if TYPE_CHECKING:  # with OpenTelemetry, which is loaded only where calls are traced
+    from armoire.spans import Traces
 
 logger = logging.getLogger("armoire.calls")
 SERVICE = pb.DESCRIPTOR.services_by_name["LatentService"].full_name
@@ -31,6 +36,8 @@ SERVICE = pb.DESCRIPTOR.services_by_name["LatentService"].full_name
 # QUIET, since on a busy machine a caller needs its time to read the last answer and to call again; LONGEST in all,
 # for those who call on and on.
 LINGER_SECONDS, QUIET_SECONDS, LONGEST_SECONDS = 0.2, 1.0, 3.0
+# Readers that take their time are nothing that could be measured.
+RETRY_SECONDS = 0.5
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for the type checker only
 
@@ -41,9 +48,21 @@ class CallInterceptor:
     No grpc.aio.ServerInterceptor: that is asked again at every call for a handler which never changes.
     """
 
-    def __init__(self, metrics: Metrics, tokens: Tokens | None, log: CallLog) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        tokens: Tokens | None,
+        log: CallLog,
+        *,
+        most_bytes: int,
+        traces: Traces | None = None,
+    ) -> None:
+        """Wrap nothing yet; ``most_bytes`` of requests and answers may be in flight."""
         self._metrics = metrics
+        self._most_bytes = most_bytes
+        self._bytes = 0
         self._log = log
+        self._traces = traces
         self._draining = False
         self._in_flight = 0
         self._idle = asyncio.Event()
@@ -107,12 +126,16 @@ class CallInterceptor:
         metadata = {str(key): value for key, value in context.invocation_metadata() or ()}
         request_id = self._request_id(metadata.get("x-request-id"))
         remaining = context.time_remaining()
-        call = Call(None if remaining is None else time.monotonic() + remaining)
-        code, caller, reply = grpc.StatusCode.OK, "", None
+        deadline = None if remaining is None else time.monotonic() + remaining
+        traces = self._traces
+        call = (
+            IncomingCall(deadline) if traces is None else traces.begin(method, metadata, request_id, deadline)
+        )
+        code, reply = grpc.StatusCode.OK, None
         failure: ArmoireError | None = None
-        self._arrive(context)
+        held = self._arrive(context, len(content))
         try:
-            caller = self._admit(method, metadata)
+            call.caller = self._admit(method, metadata)
             assert handler.request_deserializer is not None
             assert handler.unary_unary is not None
             request = handler.request_deserializer(content)
@@ -121,7 +144,8 @@ class CallInterceptor:
         except DecodeError as error:
             failure = InvalidArgument(f"the bytes are no {method}Request message: {error}")
         except ArmoireError as error:
-            failure = error
+            # Its frames would hold on to the model until the next collection.
+            failure = error.with_traceback(None)
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED if call.remaining() > 0 else grpc.StatusCode.DEADLINE_EXCEEDED
             raise
@@ -131,33 +155,52 @@ class CallInterceptor:
         finally:
             code = failure.code if failure is not None else code
             seconds = time.perf_counter() - started
-            self._record(method, code, failure, seconds, request_id, caller)
-        trailing = (("armoire-timing", _timing(call, seconds)), ("x-request-id", request_id))
+            self._record(method, code, failure, seconds, request_id, call)
+        trailing = (
+            ("armoire-timing", _timing(call, seconds)),
+            ("x-request-id", request_id),
+            *((("armoire-model", call.model),) if call.model else ()),
+        )
         if failure is not None:
             details = ("grpc-status-details-bin", _status(failure).SerializeToString())
             await context.abort(code, str(failure), (*trailing, details))
         context.set_trailing_metadata(trailing)
+        if isinstance(reply, bytes):
+            self._hold(held, len(reply))
         return reply
 
-    def _arrive(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        """Count a call as in flight until the last byte of its answer is out."""
+    def _arrive(self, context: grpc.aio.ServicerContext[Any, Any], size: int) -> _Held:
+        """Count a call and its bytes as in flight until the last byte of its answer is out."""
         self._in_flight += 1
         self._idle.clear()
+        held = _Held()
+        self._hold(held, size)
+        context.add_done_callback(lambda *_: self._leave(held))  # type: ignore[arg-type]
+        return held
 
-        context.add_done_callback(self._leave)  # type: ignore[arg-type]
+    def _hold(self, held: _Held, size: int) -> None:
+        held.bytes += size
+        self._bytes += size
 
-    def _leave(self, *_: object) -> None:
+    def _leave(self, held: _Held) -> None:
+        self._bytes -= held.bytes
         self._in_flight -= 1
         self._last_call = time.monotonic()
         if not self._in_flight:
             self._idle.set()
 
-    def _admit(self, method: str, metadata: dict[str, Any]) -> str:
-        """Refuse what should cost nothing; give the caller's name."""
+    def _admit(self, method: str, metadata: dict[str, Any]) -> Caller:
+        """Refuse what should cost nothing; give who calls."""
         if self._draining:
             raise Unavailable("the server is shutting down; call another replica")
+        if self._bytes > self._most_bytes:
+            raise Overloaded(
+                f"{self._bytes >> 20} MiB of requests and answers are in flight, more than max_in_flight_mib = "
+                f"{self._most_bytes >> 20}; try again",
+                retry_after=RETRY_SECONDS,
+            )
         if self._tokens is None:
-            return ""
+            return ANYBODY
         return self._tokens.check(str(metadata.get("authorization", "")), method)
 
     def _record(
@@ -167,12 +210,16 @@ class CallInterceptor:
         failure: ArmoireError | None,
         seconds: float,
         request_id: str,
-        caller: str,
+        call: IncomingCall,
     ) -> None:
-        self._metrics.answered(method, code.name, seconds)
+        problem = "" if failure is None else str(failure)
+        if self._traces is not None:
+            self._traces.end(call, code, problem)
+        self._metrics.answered(method, code.name, seconds, call.trace)
         if failure is not None and failure.reason:
             self._metrics.rejected.labels(failure.reason).inc()
-        self._log.add(method, code.name, seconds, request_id, caller, "" if failure is None else str(failure))
+        trace_id = call.trace["trace_id"] if call.trace else ""
+        self._log.add(method, code.name, seconds, request_id, trace_id, call.caller.name, problem)
 
     def _request_id(self, came: object) -> str:
         """Take the caller's id where it can be printed, else make one."""
@@ -181,6 +228,13 @@ class CallInterceptor:
             if isinstance(came, str) and REQUEST_ID.fullmatch(came)
             else f"{self._process}-{next(self._numbers):x}"
         )
+
+
+@dataclass(slots=True)
+class _Held:
+    """The bytes that a call keeps in memory."""
+
+    bytes: int = 0
 
 
 class _Collector:
@@ -203,12 +257,12 @@ def _timing(call: Call, seconds: float) -> str:
 
 
 def _status(error: ArmoireError) -> status_pb2.Status:
-    """Give the rich status: BadRequest for a field, ErrorInfo for a limit, RetryInfo for a refusal."""
+    """Give the rich status: BadRequest for a field, ErrorInfo for a limit or a rate, RetryInfo for a refusal."""
     status = status_pb2.Status(code=error.code.value[0], message=str(error))
     if isinstance(error, InvalidArgument):
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-    if isinstance(error, LimitExceeded):
+    if error.info:
         status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.info, domain=SERVICE))
     if isinstance(error, Overloaded) and error.retry_after is not None:
         delay = Duration()

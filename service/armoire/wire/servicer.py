@@ -1,8 +1,8 @@
 """One short method for each RPC: unpack, call, pack.
 
 A method gives its reply as a message, or as the bytes of one. The interceptor hands every method a Call where gRPC has
-its context: what a method may know of its caller is how long it may take. Raising an ArmoireError is how a method
-answers with another status.
+its context: what a method may know of its caller is how long it may take and what it may ask for. Raising an
+ArmoireError is how a method answers with another status.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from google.protobuf.descriptor import EnumDescriptor
 
 from armoire.arrays import Floats, Pixels
 from armoire.engine.batching import Batcher
-from armoire.engine.tickets import Call
 from armoire.errors import InvalidArgument, LimitExceeded, Overloaded, Unavailable
 from armoire.ops.autoencoder import Autoencoder, Edit, Places
 from armoire.ops.catalogue import Catalogue
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
 from armoire.wire import framing, tensors
+from armoire.wire.caller import IncomingCall
 
 T = TypeVar("T")
 # More directions than this in one move are a mistake.
@@ -47,14 +47,15 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
         self._file_rows = 0
         self._files = ThreadPoolExecutor(threads, thread_name_prefix="files")
 
-    async def ListModels(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsResponse:  # noqa: N802, ARG002, D102
+    async def ListModels(self, request: pb.ListModelsRequest, call: IncomingCall) -> pb.ListModelsResponse:  # noqa: N802, ARG002, D102
         if self.catalogue is None:
             raise Unavailable("the models are warming up; try again in a second")
-        return pb.ListModelsResponse(models=[self._describe(model) for model in self.catalogue])
+        models = [model for model in self.catalogue if call.caller.may_use(model.manifest.name)]
+        return pb.ListModelsResponse(models=[self._describe(model) for model in models])
 
-    async def Encode(self, request: pb.EncodeRequest, call: Call) -> bytes:  # noqa: N802, D102
-        model = self._model(request)
-        self._limit(_image_rows(request.images), "images")
+    async def Encode(self, request: pb.EncodeRequest, call: IncomingCall) -> bytes:  # noqa: N802, D102
+        model = self._model(request, call)
+        self._admit(_image_rows(request.images), "images", call)
         means, log_variances = await model.encode(await self._images(request.images, model, "images"), call)
         reply = pb.EncodeResponse
         return framing.serialize(
@@ -63,18 +64,18 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
             ([reply.LOG_VARIANCES_FIELD_NUMBER], log_variances),
         )
 
-    async def Decode(self, request: pb.DecodeRequest, call: Call) -> bytes:  # noqa: N802, D102
-        model = self._model(request)
+    async def Decode(self, request: pb.DecodeRequest, call: IncomingCall) -> bytes:  # noqa: N802, D102
+        model = self._model(request, call)
         _check_format(request.image_format)
-        self._limit(tensors.rows(request.latents), "latents")
+        self._admit(tensors.rows(request.latents), "latents", call)
         z = tensors.to_floats(request.latents, ("n", model.latent_size), "latents")
         return await self._reply(pb.DecodeResponse(), await model.decode(z, call), request.image_format)
 
-    async def Sample(self, request: pb.SampleRequest, call: Call) -> bytes:  # noqa: N802, D102
-        model = self._model(request)
+    async def Sample(self, request: pb.SampleRequest, call: IncomingCall) -> bytes:  # noqa: N802, D102
+        model = self._model(request, call)
         _check_format(request.image_format)
         _at_least(request.count, 1, "count")
-        self._limit(request.count, "count")
+        self._admit(request.count, "count", call)
         temperature = request.temperature if request.HasField("temperature") else 1.0
         if not (math.isfinite(temperature) and temperature >= 0):
             raise InvalidArgument(f"{temperature} came; a finite number from 0 is wanted", "temperature")
@@ -83,12 +84,13 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
         reply = pb.SampleResponse(latents=tensors.to_tensor(z), seed=seed)
         return await self._reply(reply, pixels, request.image_format)
 
-    async def Interpolate(self, request: pb.InterpolateRequest, call: Call) -> bytes:  # noqa: N802, D102
-        model = self._model(request)
+    async def Interpolate(self, request: pb.InterpolateRequest, call: IncomingCall) -> bytes:  # noqa: N802, D102
+        model = self._model(request, call)
         _check_format(request.image_format)
         _check_enum(request.path, pb.InterpolationPath.DESCRIPTOR, "path")
         _at_least(request.steps, 2, "steps")
-        self._limit(max(_point_rows(request.start), _point_rows(request.end), 1) * request.steps, "steps")
+        rows = max(_point_rows(request.start), _point_rows(request.end), 1) * request.steps
+        self._admit(rows, "steps", call)
         start = await self._points(request.start, model, "start")
         end = await self._points(request.end, model, "end")
         if len(start) != len(end):
@@ -98,8 +100,8 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
         reply = pb.InterpolateResponse(latents=tensors.to_tensor(z))
         return await self._reply(reply, pixels, request.image_format)
 
-    async def AddAttribute(self, request: pb.AddAttributeRequest, call: Call) -> bytes:  # noqa: N802, D102
-        model = self._model(request)
+    async def AddAttribute(self, request: pb.AddAttributeRequest, call: IncomingCall) -> bytes:  # noqa: N802, D102
+        model = self._model(request, call)
         _check_format(request.image_format)
         if not request.edits:
             raise InvalidArgument("none came; at least one is wanted", "edits")
@@ -115,6 +117,7 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
         for index, edit in enumerate(request.edits):
             rows += _point_rows(edit.examples.positives) + _point_rows(edit.examples.negatives)
             self._limit(rows, f"edits[{index}].examples")
+        call.caller.take(rows)
         places = await self._points(request.points, model, "points")
         edits = [await self._edit(edit, model, f"edits[{index}]") for index, edit in enumerate(request.edits)]
         pixels, z = await model.edit(places, edits, call)
@@ -125,10 +128,18 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
         """Let go of the threads, once no call is in flight."""
         self._files.shutdown(wait=False, cancel_futures=True)
 
-    def _model(self, request: _AnyRequest) -> Autoencoder:
+    def _model(self, request: _AnyRequest, call: IncomingCall) -> Autoencoder:
         if self.catalogue is None:
             raise Unavailable("the models are warming up; try again in a second")
-        return self.catalogue.find(request.model, request.version)
+        call.caller.require(request.model or self.catalogue.default_model)
+        model = self.catalogue.find(request.model, request.version, call.caller.may_use)
+        call.model = model.where
+        return model
+
+    def _admit(self, rows: int, field: str, call: IncomingCall) -> None:
+        """Hold a call's rows to the server's limit and to its caller's rate, before any work."""
+        self._limit(rows, field)
+        call.caller.take(rows)
 
     def _limit(self, rows: int, field: str) -> None:
         if rows > self._limits.max_rows:

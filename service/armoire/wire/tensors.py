@@ -62,7 +62,7 @@ def to_pixels(tensor: pb.Tensor, shape: Sequence[int | str], field: str) -> Pixe
 
 def rows(tensor: pb.Tensor) -> int:
     """Tell how many rows a tensor claims to have, before anything else is checked."""
-    return tensor.shape[0] if tensor.shape else 0
+    return max(tensor.shape[0], 0) if tensor.shape else 0
 
 
 def _to_array(tensor: pb.Tensor, data_type: pb.DataType, shape: Sequence[int | str], field: str) -> Array:
