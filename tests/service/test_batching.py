@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -62,6 +62,15 @@ async def settle(turns: int = 20) -> None:
     """Let every task that can go on do so."""
     for _ in range(turns):
         await asyncio.sleep(0)
+
+
+async def settle_until(condition: Callable[[], bool]) -> None:
+    """Let tasks and lanes go on until a condition holds."""
+    async with asyncio.timeout(30):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.01)
 
 
 @settings(max_examples=60, deadline=None)
@@ -272,6 +281,47 @@ async def test_a_deadline_out_of_reach_because_of_the_queue_is_overload() -> Non
         await queue.submit(rows(1), Call(deadline=time.monotonic() + 2.5))
     engine.gate.set()
     await waiting
+
+
+async def test_a_small_call_does_not_count_large_ones_against_its_deadline() -> None:
+    """It overtakes them: behind 800 rows of two calls it waits for no more than two batches, and is let in."""
+    engine = Engine()
+    engine.gate.clear()
+    queue = batcher(engine, Cost(0.1, 0.0, 8))
+    large = [asyncio.create_task(queue.submit(rows(400), Call())) for _ in range(2)]
+    await settle()
+    small = asyncio.create_task(queue.submit(rows(1), Call(deadline=time.monotonic() + 1)))
+    await settle()
+    with pytest.raises(Overloaded, match="the queue takes"):
+        await queue.submit(rows(400), Call(deadline=time.monotonic() + 7))
+    engine.gate.set()
+    assert len((await small)[0]) == 1
+    assert not any(call.done() for call in large)
+    await asyncio.gather(*large)
+
+
+async def test_a_queue_that_goes_slower_than_it_was_measured_is_believed() -> None:
+    """Where batches take ten times what they cost alone, a deadline counts on that; on an idle server it does not."""
+
+    class Slow(Engine):
+        def run(self, parts: Sequence[np.ndarray], into: tuple[np.ndarray, ...]) -> None:
+            threading.Event().wait(0.02 if self.slow else 0)
+            super().run(parts, into)
+
+    engine = Slow()
+    engine.slow = True
+    queue = batcher(engine, Cost(0.002, 0.0, 8))
+    # Alone 0.1 s, here a second.
+    waiting = asyncio.create_task(queue.submit(rows(800), Call()))
+    await settle_until(lambda: queue._speed.now < 0.2)
+    with pytest.raises(Overloaded, match="the queue takes") as refused:
+        await queue.submit(rows(1), Call(deadline=time.monotonic() + 0.1))
+    assert refused.value.retry_after > 0.05
+    engine.slow = False
+    await waiting
+    for _ in range(100):
+        await queue.submit(rows(1), Call())
+    assert queue._speed.now > 0.9
 
 
 async def test_a_deadline_that_passes_in_the_queue_is_never_run() -> None:

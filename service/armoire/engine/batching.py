@@ -15,11 +15,15 @@ from armoire.arrays import Array
 from armoire.engine.lanes import Lanes
 from armoire.engine.line import Line
 from armoire.engine.pacing import Pacer
+from armoire.engine.speed import Speed
 from armoire.engine.tickets import Batch, Call, Cost, Engine, Observer, Outputs, Slice, Ticket
 from armoire.errors import DeadlineExceeded, Internal, Overloaded
 from armoire.metrics import GraphMetrics
 
 logger = logging.getLogger(__name__)
+# A call is let in where its deadline leaves so many times the wait that is before it: what comes a moment too late has
+# cost as much as what comes in time.
+MARGIN = 1.25
 
 
 class Batcher:
@@ -56,6 +60,7 @@ class Batcher:
         self._metrics = metrics
         self._observer = observer
         self._line = Line()
+        self._speed = Speed(lanes.count)
         self._pending_rows = 0  # not yet answered
         self._queued_rows = 0  # of these, in no batch yet
         self._pump_is_due = False
@@ -102,7 +107,7 @@ class Batcher:
     def _admit(self, rows: int, call: Call) -> None:
         pending = self._pending_rows
         if pending + rows > self._max_queue_rows:
-            backlog = self._backlog()
+            backlog = self._seconds(pending)
             raise Overloaded(
                 f"{pending} rows are waiting and {rows} more pass max_queue_rows = "
                 f"{self._max_queue_rows}; try again in {backlog:.3f} s",
@@ -117,16 +122,20 @@ class Batcher:
                 f"the deadline leaves {max(remaining, 0) * 1e3:.1f} ms; {what} take {alone * 1e3:.1f} ms "
                 "on an idle server"
             )
-        backlog = self._backlog()
-        if remaining < backlog + alone:
+        patience = (remaining - alone / self._speed.now) / MARGIN
+        if self._seconds(pending) <= patience:
+            return
+        # Most of it may be of large calls, which this one does not wait for.
+        backlog = self._seconds(pending - self._queued_rows + self._line.ahead(rows))
+        if backlog > patience:
             raise Overloaded(
                 f"the queue takes {backlog:.3f} s and the deadline leaves {remaining:.3f} s; try again later",
                 backlog,
             )
 
-    def _backlog(self) -> float:
-        """Tell how many seconds the unanswered rows take."""
-        return self.cost.seconds(self._pending_rows) / self._lanes.count
+    def _seconds(self, rows: int) -> float:
+        """Tell how long so many rows take, as fast as batches go now."""
+        return self.cost.seconds(rows) / (self._lanes.count * self._speed.now)
 
     def _count_pending(self, rows: int) -> None:
         self._pending_rows += rows
@@ -186,6 +195,8 @@ class Batcher:
         padding = self._engine.padding(batch.rows)
         if error is None:
             batch.answer()
+            work = self.cost.seconds(batch.rows)
+            self._speed.did(work, time.monotonic(), saturated=self._queued_rows > 0)
             exemplar = self._tell(batch, padding, None)
             self._metrics.inference_duration.observe(batch.ended - batch.started, exemplar)
             self._metrics.batch_rows.observe(batch.rows)

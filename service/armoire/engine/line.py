@@ -38,6 +38,10 @@ class Line:
         """Give the arrival of the ticket that waits longest."""
         return self._large[0].arrived if self._large else self._fresh[0].arrived
 
+    def ahead(self, rows: int) -> int:
+        """Tell how many rows run before a new call of so many is done: of a larger call no more than its own."""
+        return sum(min(ticket.left, rows) for part in (self._fresh, self._large) for ticket in part)
+
     def take(self, limit: int, now: float, can_run: CanRun) -> list[Slice]:
         """Take up to ``limit`` rows, none only where nobody waits; ``can_run`` says whose caller still does."""
         share = max(1, limit // max(1, len(self._large) + len(self._fresh)))

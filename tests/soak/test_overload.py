@@ -1,0 +1,104 @@
+"""Three times as much as a server can do: it does as much as before, says no at once, and holds no more memory."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from armoire.load import session
+from armoire.load.plan import Closed, Open, Plan, Stage, Target
+from armoire.load.result import Result
+from tests.load import faces
+from tests.soak.process import ServerProcess, server_process
+from tests.soak.sampler import Sampler
+from tests.soak.scale import is_soak
+
+DEADLINE = 1.0  # seconds; of each call
+ROWS, LARGE_ROWS = 8, 512
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle as large as one of faces: what a call costs is its graph, as where one is overloaded."""
+    folder = tmp_path_factory.mktemp("models")
+    faces.write(folder)
+    return folder
+
+
+@contextmanager
+def serving_faces(models: Path, *arguments: str) -> Iterator[ServerProcess]:
+    """A server on the last core, its callers on the others, where there are two."""
+    mine = os.sched_getaffinity(0)
+    core = {max(mine)}
+    with server_process("--models", str(models), "--threads", "1", "--provider", "cpu", *arguments) as server:
+        if len(mine) > 1:
+            for task in Path(f"/proc/{server.pid}/task").iterdir():
+                os.sched_setaffinity(int(task.name), core)
+            os.sched_setaffinity(0, mine - core)
+        try:
+            yield server
+        finally:
+            os.sched_setaffinity(0, mine)
+
+
+def run(server: ServerProcess, stage: Stage, *, warm_up: float = 1.0) -> Result:
+    plan = Plan((stage,), Target(server.address, timeout=DEADLINE), warm_up=warm_up, connections=2)
+    return session.run(plan).results[0]
+
+
+def test_three_times_the_capacity(models: Path) -> None:
+    """It answers 0.9 of its peak, in time, refuses the rest within 10 ms, counts it, and needs no more memory."""
+    seconds = 60.0 if is_soak() else 5.0
+    with serving_faces(models) as server:
+        peak = run(server, Closed(16, ROWS, 10.0 if is_soak() else 3.0))
+        before = server.series("armoire_rejected_total")
+        with Sampler(server.pid) as sampler:
+            over = run(server, Open(3 * peak.calls_per_second, ROWS, seconds), warm_up=0.0)
+        refused = {
+            labels: count - before.get(labels, 0.0)
+            for labels, count in server.series("armoire_rejected_total").items()
+        }
+    rss = [point.rss_bytes for point in sampler.points]
+    third = len(rss) // 3
+    growth = statistics.median(rss[-third:]) / statistics.median(rss[third : 2 * third])
+    print(
+        f"peak {peak.images_per_second:.0f} images/s; at three times as much {over.images_per_second:.0f}, "
+        f"p99 {over.latency_ms.p99:.0f} ms, {over.errors}, refused in {over.failed_ms.p50:.1f} ms, "
+        f"memory {growth:.3f} times"
+    )
+    assert set(over.errors) <= {"RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+    assert over.errors.get("RESOURCE_EXHAUSTED", 0) == refused.get('reason="queue"', 0)
+    assert growth <= 1.05
+    # A few seconds on a busy machine are too short for figures; they are those of a soak.
+    assert over.errors.get("DEADLINE_EXCEEDED", 0) <= (0.02 if is_soak() else 0.2) * over.answered
+    assert over.images_per_second >= (0.9 if is_soak() else 0.5) * peak.images_per_second
+    assert over.failed_ms.p50 <= (10 if is_soak() else 100)
+
+
+def test_large_calls_let_small_ones_through(models: Path) -> None:
+    """Under a stream of calls of 512 rows the p99 of one-row calls is at most three times what it is without."""
+    seconds = 20.0 if is_soak() else 3.0
+    small = Open(40.0, 1, seconds)
+    with serving_faces(models, "--latency-goal-ms", "10") as server:
+        alone = run(server, small)
+        plan = Plan((Closed(2, LARGE_ROWS, seconds + 3),), Target(server.address), warm_up=0.0)
+        large: list[Result] = []
+        stream = threading.Thread(target=lambda: large.extend(session.run(plan).results))
+        stream.start()
+        beside = run(server, small)
+        stream.join()
+    ratio = beside.latency_ms.p99 / alone.latency_ms.p99
+    print(
+        f"one row: p99 {alone.latency_ms.p99:.1f} ms alone, {beside.latency_ms.p99:.1f} ms beside "
+        f"{large[0].images_per_second:.0f} rows/s of large calls: {ratio:.2f} times"
+    )
+    assert not beside.failed, beside.errors
+    assert large[0].answered
+    if is_soak():
+        assert ratio <= 3
