@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from typing import Literal, TextIO
 
 LogFormat = Literal["text", "json"]
@@ -51,6 +52,8 @@ def is_ours(record: logging.LogRecord) -> bool:
 
 def configure(log_format: LogFormat) -> None:
     """Send the log of this process to stderr."""
+    # Pillow's doubts about a stranger's picture are no lines of this log: what cannot be decoded is answered.
+    warnings.filterwarnings("ignore", module="PIL")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         JsonFormatter()

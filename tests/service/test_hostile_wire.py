@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from hyperframe.frame import HeadersFrame, PingFrame
+from PIL import Image
 
+from armoire.v1 import armoire_pb2 as pb
 from armoire.wire import listening
 from tests.serving import serving
 from tests.soak.http2 import Connection, framed, request_headers
+from tests.soak.pictures import chunk
 from tests.soak.process import server_process
 from tests.soak.requests import PATHS
 
@@ -36,6 +41,21 @@ def test_what_grpc_cannot_read_is_no_traceback_in_the_log(path: str) -> None:
             assert connection.call(headers, framed(b"\xff\xff")).code == "UNKNOWN"
         assert server.stop() == 0
         assert not [line for line in server.strange_lines if "Traceback" in line or "ERROR" in line]
+
+
+def test_what_pillow_doubts_is_no_line_in_the_log() -> None:
+    """A picture over which Pillow warns (an animated PNG of no frames) leaves the line of its call and nothing else."""
+    png = io.BytesIO()
+    Image.new("L", (28, 28)).save(png, "PNG")
+    header = png.getvalue().index(b"IDAT") - 4
+    content = png.getvalue()[:header] + chunk(b"acTL", bytes(8)) + png.getvalue()[header:]
+    message = pb.EncodeRequest(images=pb.Images(encoded=pb.EncodedImages(images=[content])))
+    with server_process("--threads", "1") as server:
+        with Connection(server.port) as connection:
+            answer = connection.call(request_headers(PATHS["Encode"]), framed(message.SerializeToString()))
+            assert answer.code == "OK"
+        assert server.stop() == 0
+        assert not [line for line in server.strange_lines if "PIL" in line]
 
 
 def test_one_connection_cannot_take_the_room_of_all() -> None:

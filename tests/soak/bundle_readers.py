@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -22,8 +23,9 @@ class BundleReader:
         child = self._child = self._child or self._start()
         assert child.stdin
         assert child.stdout
-        child.stdin.write(f"{folder}\n")
-        child.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # dead already: told below
+            child.stdin.write(f"{folder}\n")
+            child.stdin.flush()
         watch = threading.Timer(ANSWER_SECONDS, child.kill)
         watch.start()
         line = child.stdout.readline()
@@ -34,9 +36,15 @@ class BundleReader:
             return code, text
         self._child = None
         status = child.wait()
-        child.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.close()
         child.stdout.close()
         return ("STUCK", f"no answer in {ANSWER_SECONDS:g} s") if stuck else ("CRASHED", f"status {status}")
+
+    @property
+    def pid(self) -> int | None:
+        """The child's, where there is one."""
+        return self._child.pid if self._child else None
 
     def close(self) -> None:
         """End the child."""

@@ -15,7 +15,7 @@ from typing import Any
 from scipy.stats import theilslopes
 
 from armoire.load.tally import Tally
-from tests.soak.mixture import EVERY_RPC, Mixture, Share
+from tests.soak.mixture import EVERY_RPC, Mixture, Share, added
 from tests.soak.process import ServerProcess, until
 from tests.soak.sampler import Point, Sampler
 from tests.soak.trouble import Trouble
@@ -51,6 +51,7 @@ class Bounds:
 
     mb_per_10_minutes: float = 1.0
     p99_ratio: float = 1.2  # of the last stage to the second
+    failed: float = 0.001  # share of the good calls
     fds: int = 8
     threads: int = 4
 
@@ -62,6 +63,7 @@ class Record:
     Attributes:
         rate: calls a second.
         p99_ms: of each stage.
+        failed: good calls that failed after the warm-up, by code.
         points: once a second, the warm-up's too.
         sent: calls as their callers saw them end, by code.
         answered: calls as the server counts them, by code.
@@ -70,6 +72,7 @@ class Record:
     load: Load
     rate: float
     p99_ms: list[float]
+    failed: dict[str, int]
     points: list[Point]
     sent: dict[str, int]
     answered: dict[str, int]
@@ -100,6 +103,7 @@ class Record:
             "mb_per_10_minutes": round(self.mb_per_10_minutes, 3),
             "p99_ratio": round(self.p99_ratio, 3),
             "p99_ms": [round(each, 2) for each in self.p99_ms],
+            "failed": self.failed,
             "sent": self.sent,
             "answered": self.answered,
             "points": [point._asdict() for point in self.points],
@@ -125,7 +129,15 @@ def run(server: ServerProcess, load: Load) -> Record:
     # A call that was cut off is counted when the server hears of it.
     until(lambda: (server.answered() - before).total() >= sent.total() - sent["CANCELLED"], SETTLE_SECONDS)
     answered = server.answered() - before
-    return Record(load, rate, [_p99(tally) for tally in tallies], sampler.points, dict(sent), dict(answered))
+    return Record(
+        load,
+        rate,
+        p99_ms=[_p99(tally) for tally in tallies],
+        failed=dict(added(tallies[1:]).errors),
+        points=sampler.points,
+        sent=dict(sent),
+        answered=dict(answered),
+    )
 
 
 def faults(record: Record, bounds: Bounds) -> list[str]:
@@ -135,6 +147,9 @@ def faults(record: Record, bounds: Bounds) -> list[str]:
         found.append(f"memory grows by {record.mb_per_10_minutes:.2f} MB in 10 minutes")
     if record.p99_ratio > bounds.p99_ratio:
         found.append(f"p99 has gone from {record.p99_ms[1]:.1f} to {record.p99_ms[-1]:.1f} ms")
+    good = record.sent.get("OK", 0)
+    if (failed := sum(record.failed.values())) > bounds.failed * (good + failed):
+        found.append(f"of {good + failed} good calls {failed} failed: {record.failed}")
     third = max(1, len(record.warm) // 3)
     for name, allowed in (("fds", bounds.fds), ("threads", bounds.threads)):
         counts = [getattr(point, name) for point in record.warm]
@@ -148,10 +163,11 @@ def _miscounted(record: Record) -> list[str]:
     """Compare both sides' counts.
 
     A call that its caller cut off may have ended before the server heard of it, as whatever it was, or may never have
-    reached the server: of those only there may be more or fewer.
+    reached the server: of those only there may be more or fewer. What is UNAVAILABLE here gRPC has refused by itself.
     """
     sent, answered = Counter(record.sent), Counter(record.answered)
     cut_off = sent.pop("CANCELLED", 0)
+    sent.pop("UNAVAILABLE", 0)
     answered.pop("CANCELLED", 0)
     found = [
         f"{count} calls ended as {code} by their callers' count and {answered[code]} by the server's"

@@ -9,6 +9,7 @@ import itertools
 import os
 import sys
 import threading
+from typing import Any
 
 from armoire import cli
 from armoire.metrics import Metrics
@@ -23,8 +24,8 @@ def main() -> int:
     numbers = itertools.count()
     answered = Metrics.answered
 
-    def leak(self: Metrics, method: str, code: str, seconds: float) -> None:
-        answered(self, method, code, seconds)
+    def leak(self: Metrics, *told: Any) -> None:
+        answered(self, *told)
         kept.append(os.urandom(BYTES_PER_CALL))
         if next(numbers) % CALLS_PER_DESCRIPTOR == 0:
             kept.append(os.open(os.devnull, os.O_RDONLY))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import settings
 
 # Of each kind that is cheap, and parts of it of the others.
-SOAK_EXAMPLES, SOAK_CASES = 13_000, 200_000
+SOAK_EXAMPLES, SOAK_CASES = 14_000, 200_000
 SHORT_EXAMPLES = 25
 
 

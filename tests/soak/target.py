@@ -35,6 +35,7 @@ class Target:
         #: What the server held once it was warm.
         self.warm = server.sample()
         self._raw: Connection | None = None
+        self._raw_kind = ""
         self._expected = self._decode()
         self._answered = server.answered()
 
@@ -63,14 +64,14 @@ class Target:
         return self.counted(kind, code, text)
 
     def raw(self, kind: str, calls: Sequence[tuple[Headers, bytes]]) -> list[Answer]:
-        """Make calls frame by frame, at once, on a connection that lasts until the server closes it.
+        """Make calls frame by frame, at once, on a connection of the kind that lasts until the server closes it.
 
         A call without a whole message may have no end: gRPC waits for the rest of it, as long as its caller does.
         """
-        if self._raw is None or not self._raw.is_open:
+        if self._raw is None or not self._raw.is_open or kind != self._raw_kind:
             if self._raw:
                 self._raw.close()
-            self._raw = Connection(self.server.port)
+            self._raw, self._raw_kind = Connection(self.server.port), kind
         whole = all(is_whole(body) for _, body in calls)
         answers = self._raw.calls(calls, seconds=RAW_SECONDS if whole else HELD_SECONDS)
         for answer, (headers, body) in zip(answers, calls, strict=True):

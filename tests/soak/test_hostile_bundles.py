@@ -10,6 +10,8 @@ import hashlib
 import io
 import json
 import math
+import os
+import signal
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -102,6 +104,17 @@ def hunt(
 
 # Strategies of whole graphs are shown, too.
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+
+
+def test_a_reader_that_dies_is_a_finding(tmp_path: Path, reader: BundleReader) -> None:
+    """Where the child is ended by a signal that is told, and the next bundle has another child."""
+    folder = lay_out(tmp_path, Files())
+    assert reader.read(folder) == ("SERVED", "")
+    assert reader.pid
+    os.kill(reader.pid, signal.SIGSEGV)
+    assert reader.read(folder) == ("CRASHED", f"status {-signal.SIGSEGV}")
+    assert reader.read(folder) == ("SERVED", "")
+
 
 # ---- the manifest --------------------------------------------------------------------------------------------
 
