@@ -24,6 +24,10 @@ READY = re.compile(r"serving .* on (\S+:\d+) by .*; metrics on (http://\S+)")
 CALL = re.compile(
     r"\d\d:\d\d:\d\d INFO    [A-Za-z]+ [A-Z_]+ \d+\.\d ms request=[A-Za-z0-9._:-]{1,64}( caller=\S+)?( .*)?"
 )
+# Models that come and go.
+CHANGE = re.compile(
+    r"\d\d:\d\d:\d\d INFO    (serving \S+|\S+ is (removed|replaced); .*|the memory of the old \S+ is given back)"
+)
 # What gRPC's C++ writes of headers that it cannot read.
 CORE = re.compile(r"[EW]\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ \S+\.cc:\d+\] .*")
 # What gRPC prints past any log where a caller goes while it is told that it cannot be understood.
@@ -126,7 +130,7 @@ class ServerProcess:
             if found := READY.search(line):
                 self.address, self.metrics_url = found[1], found[2]
                 self._ready.set()
-            elif not any(form.fullmatch(line.rstrip("\n")) for form in (CALL, CORE)):
+            elif not any(form.fullmatch(line.rstrip("\n")) for form in (CALL, CHANGE, CORE)):
                 self.strange_lines.append(line.rstrip("\n"))
         self._process.stderr.close()
         self._ready.set()

@@ -6,6 +6,8 @@ Seconds in `make test`, where the bounds are wide; `make test-soak` takes half a
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +15,11 @@ from typing import Any
 
 import pytest
 
+from tests import bundles
 from tests.soak import chart
 from tests.soak.endurance import Bounds, Load, Record, faults, run
 from tests.soak.mixture import Share
-from tests.soak.process import server_process
+from tests.soak.process import ServerProcess, server_process
 from tests.soak.sampler import Point
 from tests.soak.scale import is_soak
 
@@ -27,6 +30,7 @@ SHORT = Load(
     stage_seconds=2.0,
     of_capacity=0.5,
     capacity_seconds=0.3,
+    nudge_seconds=1.0,
     shares={"Decode": Share(0.7, 8), "ListModels": Share(0.3, 1)},
 )
 # A server that has just begun takes its buffers, and one stage of seconds says little of a percentile.
@@ -73,11 +77,30 @@ def test_a_run_without_faults_has_none() -> None:
 
 
 def test_what_a_server_holds_stays_as_it_is(tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    """Under all RPCs at 80 % of its capacity, with bad calls and calls cut off, a server gives everything back."""
+    """At 80 % of its capacity, with bad calls, calls cut off and models that come and go, it gives everything back."""
     minutes = pytestconfig.getoption("soak_minutes", 30)
-    load, bounds = (Load(stages=minutes), Bounds()) if is_soak() else (SHORT, WIDE)
-    with server_process(*FLAGS) as server:
+    load, bounds = (
+        (Load(stages=minutes), Bounds())
+        if is_soak()
+        # A model that comes takes its memory in one of a few seconds.
+        else (SHORT, replace(WIDE, mb_per_10_minutes=10_000.0))
+    )
+    models = tmp_path / "models"
+    bundles.copy(models, "1")
+
+    def come_or_go(server: ServerProcess) -> None:
+        """Put a second version beside the first, or take it away, and tell the server."""
+        second = models / "fashion-mnist" / "2"
+        if second.exists():
+            shutil.rmtree(second)
+        else:
+            bundles.copy(models, "2")
+        server.signal(signal.SIGHUP)
+
+    load = replace(load, nudge=come_or_go)
+    with server_process(*FLAGS, "--models", str(models), "--reload-seconds", "0") as server:
         record = run(server, load)
+        assert sum(server.series("armoire_model_changes_total").values()) >= 2
         assert server.exit_status is None
         assert not server.complaints()
     picture = pytestconfig.getoption("soak_png", None) or tmp_path / "endurance.png"
