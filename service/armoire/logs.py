@@ -39,11 +39,13 @@ class JsonFormatter(logging.Formatter):
 
 
 def is_ours(record: logging.LogRecord) -> bool:
-    """Tell whether a line of gRPC's is about more than a caller's fault, and shows nothing of what a caller sent.
+    """Tell whether a line of a library is about more than a caller's fault, and shows nothing of what one sent.
 
     Anybody can make those as often as they like, and gRPC would write one to three tracebacks for each. Metadata that
     are not UTF-8 it shows with all their bytes, and a bearer token may be among them.
     """
+    if record.name.startswith("opentelemetry.trace."):
+        return False  # it shows the tracestate that came
     if not record.name.startswith("grpc"):
         return True
     kind = record.exc_info[0] if record.exc_info else None

@@ -33,11 +33,12 @@ async def serve(settings: Settings) -> None:
 
     loop.add_signal_handler(signal.SIGTERM, asked_to_stop.set)
     loop.add_signal_handler(signal.SIGINT, interrupt)
+    # From the start on: its default would end the process.
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        loop.add_signal_handler(signal.SIGHUP, server.reload)
     if not await _started(server, asked_to_stop):
         logger.info("stopped before it was ready")
         return
-    if hasattr(signal, "SIGHUP"):  # not on Windows
-        loop.add_signal_handler(signal.SIGHUP, server.reload)
     memory.settle()
     await _either(asked_to_stop, server.lost)
     if server.lost.is_set():

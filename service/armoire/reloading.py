@@ -39,8 +39,10 @@ class Reloader:
 
     async def _run(self) -> None:
         while True:
+            # Not wait_for, which loses a cancellation that comes at the moment of the event (until Python 3.12).
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._asked.wait(), self._seconds)
+                async with asyncio.timeout(self._seconds):
+                    await self._asked.wait()
             asked = self._asked.is_set()
             self._asked.clear()
             for look in self._looks:

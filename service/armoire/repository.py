@@ -13,7 +13,7 @@ from pathlib import Path
 
 from armoire.config import Settings
 from armoire.errors import BadBundle, StartError
-from armoire.loading import Loader, Observers
+from armoire.loading import Loader, Observers, StoppedError
 from armoire.metrics import Metrics
 from armoire.ops import bundle
 from armoire.ops.autoencoder import Autoencoder
@@ -102,7 +102,9 @@ class Repository:
         """
         found = await asyncio.to_thread(self._look)
         seen, self._seen = self._seen, found
-        self._refused = {folder: old for folder, old in self._refused.items() if folder in found}
+        # Who asks has mended something, which need not show in a file.
+        kept = self._refused if settled else {}
+        self._refused = {folder: old for folder, old in kept.items() if folder in found}
         after = {folder: served for folder, served in self._served.items() if folder in found}
         for folder, fingerprint in found.items():
             served = self._served.get(folder)
@@ -111,11 +113,20 @@ class Repository:
                 continue
             try:
                 model = await asyncio.to_thread(self._read_and_load, folder)
-            except StartError as error:
+            except StoppedError:
+                raise
+            except Exception as error:
                 self._refused[folder] = fingerprint
                 self._metrics.model_changes.labels("refused").inc()
                 instead = "the one that is served stays" if served else "it is not served"
-                logger.error("%s/%s is refused, %s: %s", folder.parent.name, folder.name, instead, error)
+                logger.error(
+                    "%s/%s is refused, %s: %s",
+                    folder.parent.name,
+                    folder.name,
+                    instead,
+                    error,
+                    exc_info=None if isinstance(error, StartError) else error,
+                )
             else:
                 self._refused.pop(folder, None)
                 after[folder] = _Served(fingerprint, model)

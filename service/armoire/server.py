@@ -10,7 +10,7 @@ from http.server import HTTPServer
 from typing import TYPE_CHECKING
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from armoire import memory, traces
@@ -25,6 +25,7 @@ from armoire.v1 import armoire_pb2 as pb
 from armoire.watchdog import Watchdog
 from armoire.wire import listening
 from armoire.wire.certificates import Certificates
+from armoire.wire.health import Health
 from armoire.wire.interceptor import SERVICE, CallInterceptor
 from armoire.wire.servicer import LatentServicer
 from armoire.wire.standard import Guard, GuardedHealth, GuardedReflection
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from armoire.spans import Traces
 
 logger = logging.getLogger("armoire.server")
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+# Of the whole server, and of the service that it is.
+HEALTH_OF = ("", SERVICE)
 RPCS = frozenset(method.name for method in pb.DESCRIPTOR.services_by_name["LatentService"].methods)
 
 
@@ -61,7 +62,7 @@ class Server:
         self._watchdog: Watchdog | None = None
         self._calls = CallLog(settings.log_format)
         self._metrics = Metrics()
-        self._health = health.aio.HealthServicer()
+        self._health = Health(HEALTH_OF)
         self._traces: Traces | None
         self._interceptor: CallInterceptor
         self._servicer: LatentServicer
@@ -90,7 +91,7 @@ class Server:
         except BaseException:
             await self.stop()
             raise
-        await self._report(SERVING)
+        self._health.set(True)
         for reloader in self._reloaders:
             reloader.start()
         loader = self._repository.loader
@@ -99,7 +100,7 @@ class Server:
             self._metrics,
             loader.lanes,
             models=lambda: self._servicer.catalogue or (),
-            report=lambda healthy: self._report(SERVING if healthy else NOT_SERVING),
+            report=self._health.set,
             lost=self.lost.set,
         )
         self._watchdog.start()
@@ -120,7 +121,7 @@ class Server:
         if self._watchdog is not None:
             await self._watchdog.stop()
         # Nothing comes between: who has read NOT_SERVING is answered no more.
-        await self._health.enter_graceful_shutdown()
+        self._health.stop()
         if self._servicer.catalogue is not None:  # else nobody has been served
             await self._interceptor.drain(self._settings.grace)
         await self._grpc.stop(0)
@@ -171,7 +172,7 @@ class Server:
     def _add_standard_services(self) -> None:
         guard = Guard(self._tokens, self._metrics) if self._tokens is not None else None
         if guard is not None and self._settings.health == "token":
-            self._health = GuardedHealth(guard)
+            self._health = GuardedHealth(HEALTH_OF, guard)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         if guard is not None and self._settings.reflection == "token":
@@ -181,8 +182,6 @@ class Server:
             reflection.enable_server_reflection(names, self._grpc)
 
     async def _listen(self) -> None:
-        # HealthServicer starts as SERVING.
-        await self._report(NOT_SERVING)
         self.address = listening.bind(self._grpc, self._settings.listen, self._certificates)
         self._http, self.metrics_address = listening.serve_metrics(
             self._settings.metrics_listen, self._metrics.registry
@@ -206,7 +205,3 @@ class Server:
         for access in (self._tokens, self._certificates):
             if access is not None:
                 await asyncio.to_thread(access.reload)
-
-    async def _report(self, status: int) -> None:
-        for service in ("", SERVICE):
-            await self._health.set(service, status)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 
 from armoire.config import Settings
 from armoire.engine import golden
@@ -38,7 +37,7 @@ class Watchdog:
         metrics: Metrics,
         lanes: Lanes,
         models: Callable[[], Iterable[Autoencoder]],
-        report: Callable[[bool], Awaitable[None]],
+        report: Callable[[bool], None],
         lost: Callable[[], None],
     ) -> None:
         """Wire it.
@@ -78,8 +77,7 @@ class Watchdog:
         for task in (self._task, self._canary):
             if task is not None:
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+                await asyncio.wait([task])
 
     async def _run(self) -> None:
         stuck, canary = self._settings.stuck_seconds, self._settings.canary_seconds
@@ -87,19 +85,23 @@ class Watchdog:
         while True:
             await asyncio.sleep(tick)
             try:
-                await self._look()
+                self._look()
             except Exception:
                 logger.exception("the watchdog stumbled and goes on")
 
-    async def _look(self) -> None:
+    def _look(self) -> None:
         longest = self._lanes.longest()
         stuck = longest > self._settings.stuck_seconds
         self._judge(LANE, f"a batch has been running for {longest:.1f} s" if stuck else "")
         failures = sum(queue.failures for model in self._models() for queue in model.queues.values())
+        # Models that have gone took theirs along.
+        self._failures = min(self._failures, failures)
         due = time.monotonic() >= self._due or failures > self._failures
-        if due and self._canary is not None and self._canary.done():
-            self._canary.result()  # a bug of ours is told, not swallowed
-            self._canary = None
+        if self._canary is not None and self._canary.done():
+            canary, self._canary = self._canary, None
+            if bug := canary.exception():  # told, not swallowed
+                self._plan(self._retry)
+                logger.error("the canary stumbled and is asked again", exc_info=bug)
         if due and self._canary is None:
             self._failures = failures
             self._canary = asyncio.get_running_loop().create_task(self._prove())
@@ -107,7 +109,7 @@ class Watchdog:
         if healthy != self._healthy:
             self._healthy = healthy
             self._metrics.serving.set(int(healthy))
-            await self._report(healthy)
+            self._report(healthy)
 
     async def _prove(self) -> None:
         """Ask every model for its golden outputs."""

@@ -324,6 +324,15 @@ async def test_a_queue_that_goes_slower_than_it_was_measured_is_believed() -> No
     assert queue._speed.now > 0.9
 
 
+async def test_a_slow_hour_is_forgotten_where_nobody_waits() -> None:
+    """However slow the last batches were, a call with time for its rows is let in where nothing is before it."""
+    queue = batcher(Engine(), Cost(0.001, 0.01, 8))
+    queue._speed.now = 0.05
+    answer, _ = await queue.submit(rows(4), Call(deadline=time.monotonic() + 1))
+    assert len(answer) == 4
+    assert queue._speed.now > 0.05
+
+
 async def test_a_deadline_that_passes_in_the_queue_is_never_run() -> None:
     """Rows whose deadline is over when their turn comes are answered, counted and not run."""
     engine, metrics = Engine(), Metrics()

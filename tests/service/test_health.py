@@ -21,10 +21,13 @@ from armoire.ops.autoencoder import Autoencoder
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
 from armoire.wire.tensors import to_tensor
+from tests.service.test_reload import until
 from tests.service.test_server import NOT_SERVING, SERVICE, SERVING, scrape, value
 from tests.serving import Running, serving
+from tests.soak.http2 import Connection, framed, frames, request_headers
 
 FAILED = 'armoire_failed_batches_total{graph="decoder",model="fashion-mnist"}'
+WATCH = request_headers("/grpc.health.v1.Health/Watch")
 LATENTS = np.zeros((2, 16), np.float32)
 
 
@@ -140,6 +143,49 @@ def test_a_batch_that_fails_brings_the_canary_forward() -> None:
             assert next(health) == SERVING
             assert client.decode(LATENTS).shape == (2, 32, 32, 1)
         assert not running.server.lost.is_set()
+
+
+def test_a_watcher_who_does_not_read_holds_nobody_up() -> None:
+    """One that lets the server send nothing changes neither what others are told nor the shutdown."""
+    running = Running(stuck_seconds="0.2", canary_seconds="0")
+    try:
+        with Connection(int(running.address.rpartition(":")[2]), window=0) as silent:
+            for service in ("", SERVICE):
+                name = health_pb2.HealthCheckRequest(service=service).SerializeToString()
+                silent.send(frames(silent.new_stream(), silent.encoder.encode(WATCH), framed(name)))
+            with watching(running) as health:
+                assert next(health) == SERVING
+                with running.holding():
+                    assert next(health) == NOT_SERVING
+                assert next(health) == SERVING
+                running.call(running.server.hurry)
+                running.close()
+                assert next(health) == NOT_SERVING
+    finally:
+        if not running.server._health._stopping:
+            running.close()
+
+
+def test_a_service_that_is_not_there_is_told_and_not_kept(server: Running) -> None:
+    """Watching any name but ours ends at once, as SERVICE_UNKNOWN, however long it is."""
+    with watching(server, "x" * (1 << 20)) as health:
+        assert list(health) == [health_pb2.HealthCheckResponse.SERVICE_UNKNOWN]
+
+
+def test_a_canary_that_stumbles_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    """A bug in a canary is logged; the next one runs, a stuck batch is still seen, and the server still drains."""
+    with serving(canary_seconds="0.05", stuck_seconds="0.2") as running, watching(running) as health:
+        assert next(health) == SERVING
+        golden = model_of(running).bundle.golden
+        latents = golden.pop("latents")
+        until(lambda: "the canary stumbled" in caplog.text, "the bug is told")
+        with running.holding():
+            assert next(health) == NOT_SERVING
+        assert next(health) == SERVING
+        golden["latents"] = latents
+        passed = 'armoire_canaries_total{outcome="passed"}'
+        before = value(scrape(running), passed)
+        until(lambda: value(scrape(running), passed) > before, "the next canary passes")
 
 
 LOSING = """

@@ -21,6 +21,9 @@ import pytest
 
 from armoire.client import Client
 from armoire.errors import NotFound
+from armoire.loading import Loader
+from armoire.ops.autoencoder import Autoencoder
+from armoire.ops.bundle import Bundle
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
 from armoire.wire.tensors import to_tensor
@@ -169,7 +172,7 @@ def test_a_bad_bundle_is_refused_and_the_old_one_stays(
     damage(bundles.copy(models, "2"))
     with caplog.at_level(logging.ERROR, "armoire.server"):
         look(running)
-        look(running)
+        running.run(running.server._look_at_models(False))
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 1
     assert "fashion-mnist/2 is refused, it is not served" in lines[0]
@@ -182,6 +185,29 @@ def test_a_bad_bundle_is_refused_and_the_old_one_stays(
     bundles.copy(models, "2")
     look(running)
     assert decode(running)[1] == "fashion-mnist/2"
+
+
+def test_who_asks_has_a_refused_bundle_tried_again(
+    running: Running, models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was out of order need not show in the bundle's files; a bug over one bundle keeps no other from coming."""
+    load = Loader.load
+
+    def short_of_memory(self: Loader, bundle: Bundle) -> Autoencoder:
+        if bundle.where == "fashion-mnist/2":
+            raise MemoryError("no room for it")
+        return load(self, bundle)
+
+    bundles.copy(models, "2")
+    bundles.copy(models, "1", "hats")
+    with monkeypatch.context() as patch:
+        patch.setattr(Loader, "load", short_of_memory)
+        look(running)
+    assert "fashion-mnist/2 is refused, it is not served: no room for it" in caplog.text
+    with Client(running.address) as client:
+        assert served(client) == ["fashion-mnist/1", "hats/1"]
+        look(running)
+        assert served(client) == ["fashion-mnist/1", "fashion-mnist/2", "hats/1"]
 
 
 def test_a_served_bundle_that_is_damaged_on_disk_is_served_on(

@@ -73,8 +73,13 @@ def frames(stream: int, headers: bytes, body: bytes) -> bytes:
 class Connection:
     """One connection to a server, without TLS."""
 
-    def __init__(self, port: int, *, greet: bool = True, seconds: float = 10.0) -> None:
-        """Connect; ``greet`` sends the preface and SETTINGS. ``seconds`` bound every wait."""
+    def __init__(
+        self, port: int, *, greet: bool = True, seconds: float = 10.0, window: int = LARGEST_WINDOW
+    ) -> None:
+        """Connect; ``greet`` sends the preface and SETTINGS. ``seconds`` bound every wait.
+
+        A ``window`` of 0 lets the server send no answer's body.
+        """
         self._socket = socket.create_connection(("127.0.0.1", port), seconds)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._seconds = seconds
@@ -83,7 +88,7 @@ class Connection:
         self.encoder, self._decoder = Encoder(), Decoder()
         self.is_open = True
         if greet:
-            settings = {SettingsFrame.INITIAL_WINDOW_SIZE: LARGEST_WINDOW}
+            settings = {SettingsFrame.INITIAL_WINDOW_SIZE: window}
             opening = (
                 SettingsFrame(0, settings=settings),
                 SettingsFrame(0, flags=["ACK"]),

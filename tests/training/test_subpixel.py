@@ -92,7 +92,7 @@ def test_what_runs_here_is_what_runs_there(tmp_path: Path) -> None:
     torch.manual_seed(1)
     layers = subpixel.rewrite(model.Decoder(config).layers)
     graphs.write_decoder(layers, config.latent_size, tmp_path / "decoder.onnx")
-    latents = torch.randn(20, 2, generator=torch.Generator().manual_seed(0)) * 20
+    latents = torch.randn(20, 2, generator=torch.Generator().manual_seed(0)) * 40
     with torch.no_grad():
         pixels, means = graphs.DecoderGraph(layers)(latents)
     session = onnxruntime.InferenceSession(tmp_path / "decoder.onnx", providers=["CPUExecutionProvider"])

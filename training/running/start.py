@@ -18,7 +18,7 @@ LEAST_NOISE = 1e-4
 
 @torch.no_grad()
 def begin_at_principal_components(model: Autoencoder, images: Tensor) -> None:
-    """Set the linear paths of a model with a Gaussian likelihood to the best linear model of images uint8 [n, h, w, c].
+    """Set the linear paths of a model to the best linear model, with Gaussian noise, of images uint8 [n, h, w, c].
 
     Of all linear decoders with Gaussian noise the most likely is probabilistic principal component analysis (Tipping &
     Bishop 1999), and a linear variational autoencoder has no other optimum (Lucas et al. 2019). With the directions
@@ -30,6 +30,7 @@ def begin_at_principal_components(model: Autoencoder, images: Tensor) -> None:
     so the latents begin uncorrelated, each with a variance of 1 over the data: as the prior wants them. Found by Adam
     from a random start they stay correlated for long, which costs rate and keeps samples of N(0, I) from being faces.
     What is left is that of the rest alone; with beta the directions themselves add to it, which training finds out.
+    Under a Bernoulli likelihood the best is another one; there it is a start like any other, and a good one.
     The decoder's is turned into logits at the mean image, d logit(m) = dm / (m (1 - m)). The convolutions begin with
     nothing to say and learn what is not linear.
     """

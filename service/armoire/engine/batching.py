@@ -123,7 +123,8 @@ class Batcher:
                 "on an idle server"
             )
         patience = (remaining - alone / self._speed.now) / MARGIN
-        if self._seconds(pending) <= patience:
+        # Where nothing is before it, no speed that was learnt when there was says that it will be late.
+        if not pending or self._seconds(pending) <= patience:
             return
         # Most of it may be of large calls, which this one does not wait for.
         backlog = self._seconds(pending - self._queued_rows + self._line.ahead(rows))

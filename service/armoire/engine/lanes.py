@@ -16,6 +16,7 @@ from typing import TypeVar
 
 Job = Callable[[], None]
 T = TypeVar("T")
+WAIT_SECONDS = 1.0
 
 
 class Lanes:
@@ -41,15 +42,12 @@ class Lanes:
         """Run ``work`` in a free lane, then ``done`` on the event loop with what ``work`` raised, or None."""
         assert self.free, "no lane is free"
         self.free -= 1
-        number = next(self._numbers)
-        self._began[number] = time.monotonic()
-        self._jobs.put(
-            partial(self._run, asyncio.get_running_loop(), work, partial(self._leave, number, done))
-        )
+        number, loop = next(self._numbers), asyncio.get_running_loop()
+        self._jobs.put(partial(self._run, number, loop, work, partial(self._leave, number, done)))
 
     def longest(self) -> float:
         """Tell for how many seconds the oldest of the batches that run has been running."""
-        return time.monotonic() - min(self._began.values(), default=float("inf"))
+        return time.monotonic() - min(list(self._began.values()), default=float("inf"))
 
     def call(self, work: Callable[[], T]) -> T:
         """Run ``work`` in a lane and wait for what it gives; from a thread that is no event loop's.
@@ -71,7 +69,14 @@ class Lanes:
             if self._closed:
                 raise RuntimeError("the lanes are closed")
             self._jobs.put(job)
-        return future.result()
+        while True:
+            # In steps: where a batch that never ends is before it, nobody shall wait for it once the lanes are closed.
+            with contextlib.suppress(TimeoutError):
+                return future.result(WAIT_SECONDS)
+            if future.done():
+                return future.result()
+            if self._closed:
+                raise RuntimeError("the lanes are closed")
 
     def when_free(self, start: Callable[[], None]) -> None:
         """Call ``start`` once, when a lane is free and it is its turn."""
@@ -93,10 +98,12 @@ class Lanes:
 
     def _run(
         self,
+        number: int,
         loop: asyncio.AbstractEventLoop,
         work: Callable[[], None],
         leave: Callable[[Exception | None], None],
     ) -> None:
+        self._began[number] = time.monotonic()
         error: Exception | None = None
         try:
             work()

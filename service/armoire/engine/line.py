@@ -26,6 +26,8 @@ class Line:
         self._fresh: deque[Ticket] = deque()
         self._large: list[Ticket] = []  # oldest first
         self._odd = False
+        # Of one change of the line to the next: where it is long, many ask.
+        self._ahead: dict[int, int] = {}
 
     def __bool__(self) -> bool:
         return bool(self._fresh or self._large)
@@ -33,6 +35,7 @@ class Line:
     def add(self, ticket: Ticket) -> None:
         """Let a ticket wait."""
         self._fresh.append(ticket)
+        self._ahead.clear()
 
     def oldest(self) -> float:
         """Give the arrival of the ticket that waits longest."""
@@ -40,10 +43,14 @@ class Line:
 
     def ahead(self, rows: int) -> int:
         """Tell how many rows run before a new call of so many is done: of a larger call no more than its own."""
-        return sum(min(ticket.left, rows) for part in (self._fresh, self._large) for ticket in part)
+        if rows not in self._ahead:
+            waiting = (min(ticket.left, rows) for part in (self._fresh, self._large) for ticket in part)
+            self._ahead[rows] = sum(waiting)
+        return self._ahead[rows]
 
     def take(self, limit: int, now: float, can_run: CanRun) -> list[Slice]:
         """Take up to ``limit`` rows, none only where nobody waits; ``can_run`` says whose caller still does."""
+        self._ahead.clear()
         share = max(1, limit // max(1, len(self._large) + len(self._fresh)))
         # More small calls than a batch has rows still leave the large ones their shares, up to half of the batch; of a
         # batch of one row, that is every other batch.

@@ -88,8 +88,9 @@ class CallInterceptor:
         """
         self._draining = True
         began = time.monotonic()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), grace)
+        if not self._hurried.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), grace)
         if self._in_flight:
             logger.warning("%d calls are cut off", self._in_flight)
             return

@@ -6,11 +6,12 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from armoire.errors import Unauthenticated
 from armoire.metrics import Metrics
+from armoire.wire.health import Health
 from armoire.wire.tokens import Tokens
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -33,11 +34,11 @@ class Guard:
             await context.abort(refusal, str(error))
 
 
-class GuardedHealth(health.aio.HealthServicer):
+class GuardedHealth(Health):
     """grpc.health.v1 for those who bring a token."""
 
-    def __init__(self, guard: Guard) -> None:
-        super().__init__()
+    def __init__(self, services: Iterable[str], guard: Guard) -> None:
+        super().__init__(services)
         self._guard = guard
 
     async def Check(  # noqa: N802, D102
