@@ -15,7 +15,7 @@ from armoire.errors import ArmoireError, StartError
 from armoire.load import flags
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-PAIR = "armoire sample --count 2 --seed 7 --out pair.png --files pair\n  "
+PAIR = "armoire sample --count 2 --seed 5 --out pair.png --files pair\n  "
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -296,7 +296,7 @@ def test_serve_help_shows_every_setting(capsys: pytest.CaptureFixture[str]) -> N
 def test_health_says_not_serving(capsys: pytest.CaptureFixture[str]) -> None:
     """A server that is there and does not serve is NOT_SERVING, status 1, and not taken for absent."""
     with serving() as running:
-        running.run(running.server._health.set("", 2))
+        running.server._health.set(False)
         assert main(["health", "--address", running.address]) == 1
     assert capsys.readouterr().out == "NOT_SERVING\n"
 

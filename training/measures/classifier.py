@@ -18,11 +18,11 @@ from training.errors import TrainingError
 
 FEATURES = 64
 WIDTHS = (32, 64, 96, 128)
-IMAGES = 120_000  # that it sees in training, or five passes where those are fewer
+IMAGES = 300_000  # that it sees in training, or five passes where those are fewer
 PASSES = 5
 BATCH = 100
 LEARNING_RATE = 3e-3
-FORMAT = 1
+FORMAT = 2
 
 
 class Classifier(nn.Module):
