@@ -929,11 +929,17 @@ def test_a_full_queue_refuses_within_milliseconds(
 def test_a_deadline_out_of_reach_because_of_the_queue(
     large: Running, long_calls: pb_grpc.LatentServiceStub, graph: str
 ) -> None:
-    """Enough time for the rows alone, but not behind the queue, is RESOURCE_EXHAUSTED with a time to come back."""
-    rpcs = [rpc for rpc in RPCS[1:] if graph_of(rpc) == graph]
-    short = large.cost(graph).seconds(MANY) / 2
-    with busy(large, long_calls, graph, MANY - 1000):
-        refusals = [refusal(long_calls, rpc, GOOD[rpc], timeout=short) for rpc in rpcs]
+    """Enough time for the rows alone, but not behind as many, is RESOURCE_EXHAUSTED with a time to come back."""
+    # A small call would overtake the one that waits.
+    rows = MANY // 4
+    requests: dict[str, Message] = (
+        {"Encode": pb.EncodeRequest(images=pb.Images(pixels=pixels(rows)))}
+        if graph == "encoder"
+        else {"Decode": pb.DecodeRequest(latents=z(rows)), "Sample": pb.SampleRequest(count=rows)}
+    )
+    short = 1.5 * large.cost(graph).seconds(rows)
+    with busy(large, long_calls, graph, MANY // 2):
+        refusals = [refusal(long_calls, rpc, request, timeout=short) for rpc, request in requests.items()]
     for code, text, details, metadata in refusals:
         assert code is EXHAUSTED
         assert "the queue takes " in text
