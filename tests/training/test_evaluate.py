@@ -64,7 +64,9 @@ def test_a_dimension_that_hardly_moves_is_not_active(model: Autoencoder, data: D
     silenced = Autoencoder(model.config).eval()
     silenced.load_state_dict(model.state_dict())
     with torch.no_grad():
-        silenced.encoder.mean.weight[order[:3]] = 0
+        for layer in (silenced.encoder.mean, silenced.encoder.linear):
+            assert layer is not None
+            layer.weight[order[:3]] = 0
     assert before["active_units"] == sum(variance > 0.01 for variance in before["variance_of_means"])
     assert before["active_units"] >= 3
     assert evaluate(silenced, data.test)["active_units"] == before["active_units"] - 3
