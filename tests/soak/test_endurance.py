@@ -1,6 +1,6 @@
 """A server under load for long holds what it held when it was warm, answers as fast, and has counted every call.
 
-Seconds in `make test`, where the bounds are wide; `make test-soak` takes half an hour and the bounds of README.
+`make test-soak` takes half an hour and the bounds of README; a short form with wide ones is for those who change it.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def test_a_run_without_faults_has_none() -> None:
     assert not faults(_record(slope=1500), Bounds())
 
 
+@pytest.mark.soak
 def test_what_a_server_holds_stays_as_it_is(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """At 80 % of its capacity, with bad calls, calls cut off and models that come and go, it gives everything back."""
     minutes = pytestconfig.getoption("soak_minutes", 30)
@@ -111,6 +112,7 @@ def test_what_a_server_holds_stays_as_it_is(tmp_path: Path, pytestconfig: pytest
     assert not faults(record, bounds)
 
 
+@pytest.mark.soak
 def test_a_leak_is_found() -> None:
     """A server that keeps a little of every call fails the same check for its memory, descriptors and threads."""
     with server_process(*FLAGS, program=(sys.executable, "-m", "tests.soak.leaking")) as server:

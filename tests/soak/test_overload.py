@@ -19,6 +19,7 @@ from tests.soak.process import ServerProcess, server_process
 from tests.soak.sampler import Sampler
 from tests.soak.scale import is_soak
 
+pytestmark = pytest.mark.soak
 DEADLINE = 1.0  # seconds; of each call
 ROWS, LARGE_ROWS = 8, 512
 
