@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import numpy_helper
+from onnx import helper
 
 from tests.serving import FASHION
 
@@ -28,11 +28,10 @@ def negative(models: Path, version: str, name: str = "fashion-mnist") -> Path:
     beside = models.parent / f"beside-{models.name}-{name}-{version}"
     shutil.copytree(FASHION, beside)
     decoder = onnx.load(beside / "decoder.onnx")
-    last = next(node for node in reversed(decoder.graph.node) if node.op_type == "ConvTranspose")
-    for tensor in decoder.graph.initializer:
-        if tensor.name in last.input:
-            # The sigmoid of -x is one minus that of x.
-            tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
+    at, sigmoid = next(each for each in enumerate(decoder.graph.node) if each[1].op_type == "Sigmoid")
+    # The sigmoid of -x is one minus that of x.
+    decoder.graph.node.insert(at, helper.make_node("Neg", [sigmoid.input[0]], ["negated"]))
+    decoder.graph.node[at + 1].input[0] = "negated"
     onnx.save(decoder, beside / "decoder.onnx")
     with np.load(beside / "golden.npz") as archive:
         golden = dict(archive)

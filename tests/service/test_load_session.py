@@ -313,7 +313,7 @@ def test_tls_and_tokens_are_spoken(tmp_path: Path) -> None:
         pem[f"{name}.key"] = certificate.private_key_pem.bytes()
         pem[f"{name}.pem"] = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
     pem["ca.pem"] = authority.cert_pem.bytes()
-    pem["tokens"] = f"me {hashlib.sha256(b'open sesame').hexdigest()}\n".encode()
+    pem["tokens"] = f"me {hashlib.sha256(b'open-sesame').hexdigest()}\n".encode()
     for name, content in pem.items():
         (tmp_path / name).write_bytes(content)
     with serving(
@@ -325,7 +325,7 @@ def test_tls_and_tokens_are_spoken(tmp_path: Path) -> None:
         target = Target(
             f"localhost:{running.address.rpartition(':')[2]}",
             tls=Tls(tmp_path / "ca.pem", tmp_path / "own.pem", tmp_path / "own.key"),
-            token="open sesame",
+            token="open-sesame",
         )
         # 64 images of 1 KiB each way: more than a TLS record, and more than a window of HTTP/2.
         for rpc in ("Decode", "Encode"):
