@@ -24,6 +24,7 @@ from armoire.errors import NotFound
 from armoire.loading import Loader
 from armoire.ops.autoencoder import Autoencoder
 from armoire.ops.bundle import Bundle
+from armoire.reloading import Reloader
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
 from armoire.wire.tensors import to_tensor
@@ -372,9 +373,28 @@ def test_a_server_that_is_stopped_while_it_warms_up_does_not_go_on(models: Path,
     socket = tmp_path / "socket"
     with process("--models", str(models), "--listen", f"unix:{socket}") as server:
         until(socket.exists, "the server listens")
+        server.send_signal(signal.SIGHUP)  # which ends no start
         server.send_signal(signal.SIGTERM)
         _, log = server.communicate(timeout=60)
     assert server.returncode == 0
     assert "stopped before it was ready" in log
     assert "serving" not in log
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_looking_ends_when_it_is_told_to_at_the_moment_that_it_is_asked_to_look(turns: int) -> None:
+    """SIGHUP and SIGTERM side by side: however many turns of the loop lie between, nothing hangs."""
+
+    async def look(_: bool) -> None:
+        await asyncio.sleep(0)
+
+    reloader = Reloader(60, look)
+    reloader.start()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    reloader.now()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    done, _ = await asyncio.wait({asyncio.create_task(reloader.stop())}, timeout=10)
+    assert done

@@ -111,3 +111,19 @@ async def test_a_burst_of_calls_is_not_cancelled() -> None:
             calls = [stub.ListModels(pb.ListModelsRequest(), timeout=60) for _ in range(3000)]
             codes = {await call.code() for call in calls}
     assert codes == {grpc.StatusCode.OK}
+
+
+def test_a_drain_that_was_hurried_before_it_began_waits_for_nobody() -> None:
+    """Where the device is lost, calls that came meanwhile are cut off, not waited for."""
+    running = Running(grace="60")
+    with grpc.insecure_channel(running.address) as channel, running.holding():
+        decode = pb_grpc.LatentServiceStub(channel).Decode
+        first = decode.future(pb.DecodeRequest(latents=to_tensor(np.zeros((1, 16), np.float32))), timeout=60)
+        running.until_pending("decoder", 1)
+        running.call(running.server.hurry)
+        second = decode.future(pb.DecodeRequest(latents=to_tensor(np.zeros((1, 16), np.float32))), timeout=60)
+        running.until_pending("decoder", 2)
+        began = time.monotonic()
+        running.close()
+        assert time.monotonic() - began < 20
+        assert {first.code(), second.code()} <= {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}

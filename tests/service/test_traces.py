@@ -413,6 +413,19 @@ def test_no_trace_context_fails_a_call(traced: Running, parent: str, state: str)
     call(traced, decode(1), ("traceparent", parent), ("tracestate", state))
 
 
+def test_what_a_caller_sends_as_its_trace_is_not_logged() -> None:
+    """OpenTelemetry warns of a tracestate that it cannot read, and shows it: anybody could fill the log."""
+    with process(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9") as server:
+        address = ready(server)
+        with grpc.insecure_channel(address) as channel:
+            stub = pb_grpc.LatentServiceStub(channel)
+            stub.Decode(decode(1), metadata=[SAMPLED, ("tracestate", "HuSh HuSh")], timeout=30)
+        server.send_signal(signal.SIGTERM)
+        _, log = server.communicate(timeout=60)
+    assert "Decode OK" in log
+    assert "HuSh" not in log
+
+
 PROGRAM = """
 import asyncio, sys
 import grpc
