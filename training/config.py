@@ -71,9 +71,10 @@ PRESETS: dict[str, Config] = {
             preset="fashion",
             latent_size=16,
             encoder_hidden=128,
+            decoder_hidden=(64,),
             decoder_channels=(192, 96, 48),
             linear_path=True,
-            epochs=30,
+            epochs=40,
         ),
         Config(
             preset="fashion-2d",
