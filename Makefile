@@ -44,7 +44,7 @@ test: lint  ## lint, then every test that fits in CI
 	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=95
 
 test-soak: $(VENV)/.dev  ## 200,000 hostile inputs, floods, half an hour under load (about an hour and a half)
-	$(BIN)/pytest tests/soak -m "not gpu" --hypothesis-profile=soak --timeout=14400 --soak-json=soak.json --soak-png=soak.png $(ARGS)
+	$(BIN)/pytest tests/soak tests/service/test_batching.py -m "not gpu" --hypothesis-profile=soak --timeout=14400 --soak-json=soak.json --soak-png=soak.png $(ARGS)
 
 bench: $(VENV)/.dev  ## the service against bare ONNX Runtime and bare grpc.aio, on a core of its own (about 9 minutes)
 	$(BIN)/python -m tests.load.compare $(ARGS)
@@ -56,8 +56,10 @@ bench: $(VENV)/.dev  ## the service against bare ONNX Runtime and bare grpc.aio,
 	.venv-gpu/bin/pip install --quiet --editable '.[cuda]' --group test
 	@touch $@
 
-test-gpu: .venv-gpu/.test  ## the tests that need an NVIDIA GPU and its driver
+ON_GPU := operations batching same_answer overload health reload shutdown
+test-gpu: .venv-gpu/.test  ## the tests that need an NVIDIA GPU and its driver, and the service's own with provider cuda
 	.venv-gpu/bin/pytest -m gpu tests/gpu
+	ARMOIRE_TEST_PROVIDER=cuda .venv-gpu/bin/pytest $(addprefix tests/service/test_,$(addsuffix .py,$(ON_GPU)))
 
 bench-gpu: .venv-gpu/.test  ## Decode on an NVIDIA GPU at 1, 32, 128 and 512 rows, fp32 and fp16, with CUDA graphs and without
 	.venv-gpu/bin/python -m tests.gpu.bench $(ARGS)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from armoire import config
 from armoire.engine.tickets import Cost
 from armoire.server import Server
 
 FASHION = config.BUNDLED_MODELS / "fashion-mnist" / "1"
-ANY_PORT = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0", "threads": 1, "provider": "cpu"}
+#: Where the servers of the tests run: `make test-gpu` runs some tests of the service on a GPU, too.
+PROVIDER = os.environ.get("ARMOIRE_TEST_PROVIDER", "cpu")
+ANY_PORT = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0", "threads": 1, "provider": PROVIDER}
+cpu_only = pytest.mark.skipif(PROVIDER != "cpu", reason="compares with graphs on the CPU, to the bit")
 
 
 class Running:

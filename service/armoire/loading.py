@@ -95,7 +95,6 @@ class Loader:
         longest = LONGEST_BATCH * goal if goal else math.inf
         cost = self._run(lambda: calibration.warm_up(graph, self._settings.max_batch, longest))
         pacer = Pacer(LONGEST_DELAY * goal, cost.max_batch, cores.usable())
-        self._metrics.calibrated(model, name, cost.measured, cost.max_batch, pacer.max_delay)
         return Batcher(
             graph,
             cost,

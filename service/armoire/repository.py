@@ -92,6 +92,7 @@ class Repository:
             logger.info(why)
         for served in self._served.values():
             self._announce(served.model)
+        self._calibrated(catalogue)
         return catalogue
 
     async def refresh(self, *, settled: bool) -> Catalogue | None:
@@ -175,10 +176,20 @@ class Repository:
             self._announce(model)
             self._metrics.model_changes.labels("loaded").inc()
             logger.info("serving %s", model.where)
-        return self._catalogue(after)
+        catalogue = self._catalogue(after)
+        self._calibrated(catalogue)
+        return catalogue
 
     def _catalogue(self, served: dict[Path, _Served]) -> Catalogue:
         return Catalogue([each.model for each in served.values()], self._settings.default_model)
+
+    def _calibrated(self, catalogue: Catalogue) -> None:
+        """Publish what was measured of each model's newest version: the last of its name."""
+        for model in catalogue:
+            for graph, queue in model.queues.items():
+                self._metrics.calibrated(
+                    model.manifest.name, graph, queue.cost.measured, queue.cost.max_batch, queue.longest_delay
+                )
 
     def _announce(self, model: Autoencoder) -> None:
         manifest = model.manifest

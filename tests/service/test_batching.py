@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from armoire.engine.lanes import Lanes
 from armoire.engine.tickets import Call, Cost
 from armoire.errors import DeadlineExceeded, Internal, Overloaded
 from armoire.metrics import Metrics
+from tests.soak.scale import is_soak
 
 FREE = Cost(0.0, 0.0, 8)
 
@@ -190,29 +190,49 @@ async def test_queues_that_share_lanes_take_turns() -> None:
     await much
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
-@pytest.mark.parametrize("seed", range(5))
-async def test_cancelled_callers_change_nothing_for_the_others(seed: int, lanes: int) -> None:
-    """Some callers leave at random points: the rest get what they would have had, and the queue empties."""
-    chance = random.Random(seed)
-    engine = Engine()
-    metrics = Metrics()
-    queue = batcher(engine, metrics=metrics, lanes=lanes)
-    calls = [rows(chance.randint(1, 20), start=1000 * index) for index in range(200)]
-    tasks = [asyncio.create_task(queue.submit(call, Call())) for call in calls]
-    doomed = set(chance.sample(range(200), 80))
-    for index in sorted(doomed):
-        await settle(chance.randint(0, 3))
-        tasks[index].cancel()
-    answers = await asyncio.gather(*tasks, return_exceptions=True)
-    for index, (call, answer) in enumerate(zip(calls, answers, strict=True)):
-        if isinstance(answer, asyncio.CancelledError):
-            assert index in doomed
-        else:
-            np.testing.assert_array_equal(answer[0], call * 2)
-    assert metrics.registry.get_sample_value("armoire_pending_rows", {"model": "m", "graph": "g"}) == 0
-    await settle()
-    assert len(asyncio.all_tasks()) == 1
+@settings(max_examples=5000 if is_soak() else 300, deadline=None)
+@given(
+    calls=st.lists(
+        # Rows of a call, and after how many turns of the loop it leaves; None: it stays.
+        st.tuples(st.integers(1, 20), st.none() | st.integers(0, 12)),
+        min_size=1,
+        max_size=20,
+    ),
+    max_batch=st.integers(1, 16),
+    lanes=st.integers(1, 3),
+)
+def test_cancelled_callers_change_nothing_for_the_others(
+    calls: list[tuple[int, int | None]], max_batch: int, lanes: int
+) -> None:
+    """Whoever leaves, and when: the rest get what they would have had, the queue empties, and no task is left."""
+
+    async def scenario() -> None:
+        metrics, threads = Metrics(), Lanes(lanes)
+        graph = metrics.graph("m", "g")
+        queue = Batcher(Engine(), Cost(0.0, 0.0, max_batch), threads, max_queue_rows=1000, metrics=graph)
+        asked = [rows(size, start=1000 * index) for index, (size, _) in enumerate(calls)]
+        tasks = [asyncio.create_task(queue.submit(each, Call())) for each in asked]
+        for turn in range(13):
+            for task, (_, leaves) in zip(tasks, calls, strict=True):
+                if leaves == turn:
+                    task.cancel()
+            await asyncio.sleep(0)
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        for each, answer, (_, leaves) in zip(asked, answers, calls, strict=True):
+            if isinstance(answer, asyncio.CancelledError):
+                assert leaves is not None
+            else:
+                np.testing.assert_array_equal(answer[0], each * 2)
+                np.testing.assert_array_equal(answer[1], each.sum(axis=1))
+        # Batches of those who have left may still run.
+        await settle_until(lambda: pending(metrics) == 0 and len(asyncio.all_tasks()) == 1)
+        threads.close()
+
+    asyncio.run(scenario())
+
+
+def pending(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("armoire_pending_rows", {"model": "m", "graph": "g"})
 
 
 async def test_a_caller_that_has_gone_costs_nothing() -> None:

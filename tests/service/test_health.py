@@ -117,13 +117,14 @@ async def test_a_full_queue_is_no_fault() -> None:
 def broken(model: Autoencoder) -> threading.Event:
     """Make every batch of a model fail, as on a device that is gone; set the event to mend it."""
     graph = model.queues["decoder"]._engine
-    sessions, graph._sessions = graph._idle, []
-    graph._idle = []
+    sessions, padded = graph._idle, graph._padded
+    graph._sessions, graph._idle, graph._padded = [], [], []
     mended = threading.Event()
 
     def mend() -> None:
         mended.wait()
         graph._idle = graph._sessions = sessions
+        graph._padded = padded
 
     threading.Thread(target=mend, daemon=True).start()
     return mended

@@ -16,7 +16,7 @@ from armoire.ops import bundle
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
 from armoire.wire.tensors import to_tensor
-from tests.serving import FASHION, Running, serving
+from tests.serving import FASHION, Running, cpu_only, serving
 
 GOLDEN = bundle.read(FASHION).golden
 D = 16
@@ -54,11 +54,13 @@ def png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+@cpu_only
 def test_decode_equals_the_bare_graph(client: Client, bare: Bare, z: np.ndarray) -> None:
     """Decode gives exactly the pixels that the decoder graph gives."""
     np.testing.assert_array_equal(client.decode(z), bare.decode(z))
 
 
+@cpu_only
 def test_encode_equals_the_bare_graph(client: Client, bare: Bare) -> None:
     """Encode gives exactly the mean and log-variance that the encoder graph gives."""
     posterior = client.encode(GOLDEN["pixels"])
@@ -216,6 +218,7 @@ def test_a_seed_outlives_the_server_and_its_batch_mates(client: Client) -> None:
         np.testing.assert_array_equal(a.images, b.images)
 
 
+@cpu_only
 def test_a_call_larger_than_a_batch_comes_back_in_order(client: Client, bare: Bare) -> None:
     """A thousand rows are cut into batches and put together again, row by row."""
     z = np.random.default_rng(0).standard_normal((1000, D), np.float32)
@@ -257,6 +260,7 @@ def test_replies_can_be_image_files(
             assert gap.max() <= tolerance
 
 
+@cpu_only
 def test_list_models_tells_what_is_served(client: Client) -> None:
     """The default model comes first, with its shape, attributes, priors, limits, provider and figures."""
     models = client.models()

@@ -398,3 +398,26 @@ async def test_looking_ends_when_it_is_told_to_at_the_moment_that_it_is_asked_to
         await asyncio.sleep(0)
     done, _ = await asyncio.wait({asyncio.create_task(reloader.stop())}, timeout=10)
     assert done
+
+
+def test_the_figures_of_a_model_are_those_of_its_newest_version(running: Running, models: Path) -> None:
+    """What metrics say that a batch costs is what was measured of the version that an unversioned call gets."""
+
+    def told() -> set[float]:
+        text = scrape(running)
+        return {
+            value(text, f'armoire_batch_cost_seconds{{graph="decoder",model="fashion-mnist",rows="{rows}"}}')
+            for rows in (1, 2)
+        }
+
+    def measured(version: str) -> set[float]:
+        queue = running.server._servicer.catalogue.find("fashion-mnist", version).queues["decoder"]
+        return {queue.cost.measured[rows] for rows in (1, 2)}
+
+    assert told() == measured("1")
+    bundles.copy(models, "2")
+    look(running)
+    assert told() == measured("2") != measured("1")
+    shutil.rmtree(models / "fashion-mnist" / "2")
+    look(running)
+    assert told() == measured("1")

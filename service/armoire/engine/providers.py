@@ -26,6 +26,9 @@ CUDA_OPTIONS: dict[str, Any] = {
 }
 
 
+_FATAL = 4  # of ONNX Runtime's severities
+
+
 @dataclass(frozen=True)
 class Provider:
     """An execution provider as graphs are loaded on it.
@@ -110,6 +113,9 @@ def cuda(max_batch: int, *, fp16: bool, cuda_graphs: bool = True) -> Provider:
             "this ONNX Runtime is a build without CUDA; install armoire[cuda] in an environment of its own"
         )
     ort.preload_dlls()
+    # ONNX Runtime logs an error for each way to run a node that cuDNN does not have, dozens in fp16, and takes another.
+    # What really fails comes as an exception, too.
+    ort.set_default_logger_severity(_FATAL)
     return Provider(
         CUDA,
         form="cuda-fp16" if fp16 else "cuda",
