@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("preset", metavar="PRESET", nargs="+", help="as given to fit")
     _add_places(evaluate)
+    weights = os.environ.get("ARMOIRE_INCEPTION")
+    evaluate.add_argument(
+        "--inception",
+        type=Path,
+        metavar="FILE",
+        default=Path(weights) if weights else None,
+        help="weights of torch-fidelity's Inception, for its FID beside our own distance (default: $ARMOIRE_INCEPTION)",
+    )
 
     export = commands.add_parser(
         "export",

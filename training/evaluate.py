@@ -12,6 +12,7 @@ import torch
 from training import files, randomness
 from training.data import Split, as_pixels, sources
 from training.measures import aggregate, edits, few_labels, neighbours, references
+from training.measures.inception import Inception
 from training.measures.subject import Subject
 from training.model import Autoencoder, Posterior
 from training.running import checkpoint
@@ -20,7 +21,7 @@ NAME = "metrics.json"
 SHOWN = ("Smiling", "Male", "Eyeglasses", "Blond_Hair", "Wearing_Hat", "Mustache")
 MOST_SAMPLES = 2000  # whose nearest neighbours are looked for
 # The keys of what judge gives, beside the means over attributes.
-JUDGED = ("frechet", "pca_mse", "few_labels", "neighbours", "attributes", "auc", "auc_logistic")
+JUDGED = ("frechet", "fid", "pca_mse", "few_labels", "neighbours", "attributes", "auc", "auc_logistic")
 OF_EDITS = ("flip_rate", "leakage", "cycle_cosine")
 ACTIVE = 0.01  # a unit is active where its mean varies by more than this over the data (Burda et al. 2016)
 
@@ -28,6 +29,7 @@ ACTIVE = 0.01  # a unit is active where its mean varies by more than this over t
 def main(arguments: argparse.Namespace) -> int:
     """Run the command: write RUNS/PRESET/metrics.json for each preset, print one table; returns the exit code."""
     rows = []
+    inception = Inception(arguments.inception) if arguments.inception else None
     for name in arguments.preset:
         folder: Path = arguments.runs / name
         model, state = checkpoint.load_model(folder)
@@ -41,7 +43,7 @@ def main(arguments: argparse.Namespace) -> int:
             "run": identity(state),
             **evaluate(model, data.test),
             **training_figures(state),
-            **judge(Subject(model, data, arguments.runs)),
+            **judge(Subject(model, data, arguments.runs), inception),
         }
         files.write(folder / NAME, (json.dumps(figures, indent=2) + "\n").encode())
         rows.append(figures)
@@ -65,14 +67,14 @@ def judged(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in figures.items() if key in JUDGED or key.startswith(OF_EDITS)}
 
 
-def judge(subject: Subject) -> dict[str, Any]:
+def judge(subject: Subject, inception: Inception | None = None) -> dict[str, Any]:
     """Set a model beside what it is to be compared with: other ways to the same end, photographs, labels."""
     model, data = subject.model, subject.data
     attributes = {each.name: each.as_dict() for each in subject.attributes}
     for name, edited in edits.quality(subject).items():
         attributes[name] |= edited
     found: dict[str, Any] = {
-        "frechet": references.frechet_distances(subject),
+        **references.frechet_distances(subject, inception),
         "pca_mse": references.principal_components(data, model.config.latent_size, model.config.seed),
         "few_labels": few_labels.accuracy(data, subject.train, subject.test, model.config.seed),
         "attributes": attributes,
@@ -210,6 +212,10 @@ COLUMNS = {
     "frechet_normal": "FD normal",
     "frechet_fitted": "FD fitted",
     "frechet_floor": "FD floor",
+    "fid_reconstructions": "FID rec.",
+    "fid_normal": "FID normal",
+    "fid_fitted": "FID fitted",
+    "fid_floor": "FID floor",
     "auc": "AUC",
     "auc_logistic": "logistic",
     "flip_rate_at_1.0": "flips at 1",
@@ -237,7 +243,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def table_cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Return the header and a line per model, as text; a column that no model has anything for is left out."""
     flat = [
-        row | {f"frechet_{name}": value for name, value in row.get("frechet", {}).items()} for row in rows
+        row
+        | {
+            f"{kind}_{name}": value
+            for kind in ("frechet", "fid")
+            for name, value in row.get(kind, {}).items()
+        }
+        for row in rows
     ]
     names = [name for name in COLUMNS if any(row.get(name) is not None for row in flat)]
     return [

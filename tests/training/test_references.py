@@ -14,6 +14,7 @@ from training.__main__ import main
 from training.data import Data, Source, Split
 from training.errors import TrainingError
 from training.measures import classifier, references
+from training.measures.inception import Inception
 
 
 @given(seed=st.integers(0, 1000), shift=st.floats(-2, 2))
@@ -76,3 +77,62 @@ def test_evaluate_tells_how_far_samples_are(runs: Path, capsys: pytest.CaptureFi
     )
     assert 0 < found["pca_mse"] < 0.1
     assert "FD normal" in capsys.readouterr().out
+
+
+def test_fid_without_its_package_or_weights_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Asking for FID where it cannot be had says what is missing, before anything is measured."""
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"no weights")
+    asked = [
+        "evaluate",
+        "fashion",
+        "--data",
+        str(SLICE),
+        "--runs",
+        str(tmp_path),
+        "--inception",
+        str(weights),
+    ]
+    assert main(asked) == 2
+    told = capsys.readouterr().err
+    wanted = (
+        "holds no weights of torch-fidelity's Inception"
+        if has_torch_fidelity()
+        else "pip install torch-fidelity"
+    )
+    assert told.startswith("error: ")
+    assert wanted in told
+    assert told.count("\n") == 1
+
+
+def test_fid_is_the_distance_in_inceptions_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grey images and colours alike have 2,048 features, and the file of weights is what makes them."""
+    if not has_torch_fidelity():
+        pytest.skip("torch-fidelity cannot be imported here: pip install torch-fidelity, and its torchvision")
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    with monkeypatch.context() as patch:  # the package makes no network without weights
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        torch.save({}, tmp_path / "none.pth")
+        torch.manual_seed(1)
+        network = FeatureExtractorInceptionV3(
+            "i", ["2048"], feature_extractor_weights_path=str(tmp_path / "none.pth")
+        )
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    grey = torch.randint(0, 255, (3, 8, 8, 1), dtype=torch.uint8)
+    one = Inception(tmp_path / "weights.pth")
+    assert one.features(grey).shape == (3, 2048)
+    assert torch.equal(one.features(grey), one.features(grey.expand(-1, -1, -1, 3)))
+    torch.testing.assert_close(
+        one.features(grey), network(grey.permute(0, 3, 1, 2).expand(-1, 3, -1, -1))[0].double()
+    )
+
+
+def has_torch_fidelity() -> bool:
+    try:
+        import torch_fidelity  # noqa: F401
+    except Exception:
+        return False
+    return True

@@ -108,6 +108,12 @@ def _evaluation(found: dict[str, Any], training: dict[str, Any]) -> str:
             f"{distances['fitted']:.2f};",
             f"as many training images are {distances['floor']:.2f} away.",
         ]
+    if fid := found.get("fid"):
+        lines.append(
+            f"FID (torch-fidelity, {fid['images']:,} images on each side): reconstructions "
+            f"{fid['reconstructions']:.2f}, samples of N(0, I) {fid['normal']:.2f}, of the fitted prior "
+            f"{fid['fitted']:.2f}; as many training images {fid['floor']:.2f}."
+        )
     if error := found.get("pca_mse"):
         lines.append(f"As many principal components have a mean squared error of {error:.5f}.")
     if near := found.get("neighbours"):

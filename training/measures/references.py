@@ -1,15 +1,18 @@
 """What a model's figures are compared with: principal components, and distances in a classifier's features."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
+from torch import Tensor
 
 from training import randomness
 from training.data import Data
 from training.measures import aggregate, classifier
+from training.measures.inception import Inception
 from training.measures.subject import Subject
 
 PCA_IMAGES = 20_000  # at most: a part is enough for 200 components, and all of CelebA would take 10 GB
@@ -34,17 +37,19 @@ def principal_components(data: Data, components: int, seed: int) -> float | None
     return float(np.square(rest, dtype=np.float64).mean())
 
 
-def frechet_distances(subject: Subject) -> dict[str, Any]:
-    """Fréchet distances from the held-out images in the features of a small classifier, as many images on each side.
+def frechet_distances(subject: Subject, inception: Inception | None = None) -> dict[str, dict[str, Any]]:
+    """Fréchet distances from the held-out images, as many images on each side.
 
     Of reconstructions from the posterior mean, of samples from each prior, and ``floor``: of as many training images,
-    which nothing is expected to be much under. Empty where the images have no labels.
+    which nothing is expected to be much under. ``frechet``: in the features of a small classifier, empty where the
+    images have no labels. ``fid``: in those of ``inception``, empty without it.
     """
     model, data, judge = subject.model, subject.data, subject.judge
-    if judge is None:
-        return {}
+    found: dict[str, dict[str, Any]] = {"frechet": {}, "fid": {}}
+    if judge is None and inception is None:
+        return found
     config, count = model.config, min(len(data.test), len(data.train))
-    real = judge.features(data.test.images[:count])
+    real = data.test.images[:count]
     drawn = {"reconstructions": subject.reconstructions[:count]}
     if config.variational:  # a plain autoencoder has nothing to sample from
         fitted = torch.from_numpy(subject.mixture.sample(count, config.seed)).float()
@@ -52,10 +57,21 @@ def frechet_distances(subject: Subject) -> dict[str, Any]:
         drawn["fitted"] = aggregate.decode(model, fitted)
     some = randomness.order(config.seed, len(data.train), 0)[:count]
     drawn["floor"] = data.train.images[some]
-    found = {
-        name: classifier.frechet_distance(judge.features(images), real) for name, images in drawn.items()
-    }
-    return found | {"classifier_accuracy": judge.accuracy(data.source, data.test), "images": count}
+    if judge is not None:
+        found["frechet"] = _distances(judge.features, drawn, real) | {
+            "classifier_accuracy": judge.accuracy(data.source, data.test),
+            "images": count,
+        }
+    if inception is not None:
+        found["fid"] = _distances(inception.features, drawn, real) | {"images": count}
+    return found
+
+
+def _distances(
+    features: Callable[[Tensor], Tensor], drawn: dict[str, Tensor], real: Tensor
+) -> dict[str, float]:
+    known = features(real)
+    return {name: classifier.frechet_distance(features(images), known) for name, images in drawn.items()}
 
 
 def peak_signal_to_noise(mse: float) -> float:
