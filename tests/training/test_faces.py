@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from armoire.client import Client
 from tests.serving import serving
 from tests.training.processes import TORCHRUN, checkpoint_of, start
 from training.__main__ import main
+from training.config import PRESETS
 
 NAMES = ("Hat", "Male", "Young")
 COUNT = 160
@@ -102,3 +104,18 @@ def test_two_processes_follow_the_curve_of_one(folder: Path, runs: Path, tmp_pat
             assert theirs[name] == pytest.approx(ours[name], rel=1e-4), (ours["epoch"], name)
     sigmas = [state["model"]["sigma_log_variance"].item() for state in (alone, together)]
     assert sigmas[0] == pytest.approx(sigmas[1], rel=1e-4)
+
+
+def test_large_images_are_served_too(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size is a field of the preset: 128 is trained, exported and served, and a photograph is brought to it."""
+    small = {"encoder_channels": (8,) * 4, "decoder_channels": (8,) * 4, "latent_size": 4, "batch_size": 16}
+    monkeypatch.setitem(PRESETS, "celeba", replace(PRESETS["celeba"], image_size=128, epochs=1, **small))
+    monkeypatch.setenv("ARMOIRE_CACHE", str(tmp_path / "cache"))
+    places = ["--data", str(folder), "--runs", str(tmp_path / "runs")]
+    assert main(["fit", "celeba", *places]) == 0
+    assert (
+        main(["export", "celeba", *places, "--out", str(tmp_path / "models"), "--without", "openvino"]) == 0
+    )
+    with serving(models=str(tmp_path / "models")) as running, Client(running.address) as client:
+        assert client.encode([(folder / "000.png").read_bytes()]).means.shape == (1, 4)
+        assert client.decode(np.zeros((2, 4), np.float32)).shape == (2, 128, 128, 3)

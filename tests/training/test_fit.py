@@ -360,11 +360,11 @@ def test_every_epoch_visits_every_image_once_in_an_order_of_its_own(seed: int, e
 
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
-    """Under torchrun with two gloo processes the run sees the same batches and noise, and ends in the same weights."""
+    """Under torchrun two gloo processes, each with its share in two parts, end in the weights that one ends in."""
     # Adam makes large steps of small gradients, and so of the rounding in their sums: a high rate would show that.
     options = ("fit", "fashion-2d", "--epochs", "2", "--learning-rate", "0.002", "--runs")
     one = start(*options, str(tmp_path / "one"))
-    two = start(*options, str(tmp_path / "two"), launcher=TORCHRUN)
+    two = start(*options, str(tmp_path / "two"), "--accumulate", "2", launcher=TORCHRUN)
     for process in (one, two):
         _, error = process.communicate()
         assert process.returncode == 0, error
