@@ -189,3 +189,7 @@ def test_the_autoscaler_asks_for_metrics_that_there_are() -> None:
         assert trigger["metadata"]["ignoreNullValues"] == "false"
         asked |= set(metrics)
     assert {"armoire_pending_rows", "armoire_queue_duration_seconds_sum"} <= asked
+    # As the manifest says why: a lane has half of its room to spare, and a wait has half of the goal.
+    pending, wait = (float(trigger["metadata"]["threshold"]) for trigger in bounds["triggers"])
+    assert pending <= settings(resources).threads / 2
+    assert wait <= settings(resources).latency_goal_ms / 1e3 / 2
