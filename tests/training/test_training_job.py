@@ -13,7 +13,7 @@ import yaml
 from tests.training.conftest import SLICE
 from tests.training.processes import ROOT, checkpoint_of
 
-MANIFEST = ROOT / "deploy" / "training-job.yaml"
+MANIFEST = ROOT / "deploy" / "components" / "training-job" / "training-job.yaml"
 PORT = "29500"
 
 

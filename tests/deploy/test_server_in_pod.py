@@ -1,0 +1,195 @@
+"""What a pod says of its server, held to the server: settings, ports, probes, shutdown, processors, memory."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+
+from armoire import config, spans
+from armoire.metrics import Metrics
+from armoire.server import HEALTH_OF
+from tests.deploy.rendered import (
+    SERVICE_BUILDS,
+    Resource,
+    build,
+    container,
+    cores,
+    environment,
+    mebibytes,
+    of_kind,
+    pod_templates,
+    settings,
+    the,
+)
+
+# Beside what max_in_flight_mib counts: 383 MiB at the peak of a flood of 1,024 calls of 1 MiB, and an `armoire health`.
+OVERHEAD_MIB = 448
+every_build = pytest.mark.parametrize("name", SERVICE_BUILDS)
+
+
+def port(address: str) -> int:
+    return int(address.rpartition(":")[2])
+
+
+def patience(probe: Resource) -> float:
+    """How many seconds a probe may fail before Kubernetes acts."""
+    return probe["periodSeconds"] * probe["failureThreshold"]
+
+
+@every_build
+def test_the_server_takes_its_settings(name: str) -> None:
+    """Every ARMOIRE_ variable is a setting, its value can be, and probes can ask for health without a token."""
+    assert settings(build(name)).health == "open"
+
+
+def test_no_pod_has_a_variable_that_nobody_reads() -> None:
+    """Variables in other pods, too, are settings or those that training reads."""
+    known = {config.variable(setting) for setting in config.SETTINGS}
+    for where, template in pod_templates():
+        for found in template["spec"]["containers"]:
+            for entry in found.get("env", []):
+                variable = entry["name"]
+                ours = not variable.startswith(config.PREFIX) or variable in known
+                assert ours or config.FOREIGN.fullmatch(variable), f"{where}: {variable}"
+
+
+@every_build
+def test_onnx_runtime_reports_to_nobody(name: str) -> None:
+    """Telemetry, which ONNX Runtime would send by default, is off, and the network policy lets nothing out anyway."""
+    resources = build(name)
+    assert environment(resources)["ORT_DISABLE_TELEMETRY"] == "1"
+    policy = the(resources, "NetworkPolicy")["spec"]
+    assert "Egress" in policy["policyTypes"]
+    assert not policy["egress"]
+
+
+@every_build
+def test_ports_are_those_that_the_server_listens_on(name: str) -> None:
+    """Container, Services, probes and network policy name the ports of the settings, which answer from outside."""
+    resources = build(name)
+    served = settings(resources)
+    ports = {"grpc": port(served.listen), "metrics": port(served.metrics_listen)}
+    for address in (served.listen, served.metrics_listen):
+        assert address.startswith("0.0.0.0:")
+    assert {p["name"]: p["containerPort"] for p in container(resources)["ports"]} == ports
+    headless, balanced = sorted(
+        of_kind(resources, "Service"), key=lambda s: s["spec"].get("clusterIP") != "None"
+    )
+    assert headless["spec"]["clusterIP"] == "None"
+    assert balanced["spec"].get("clusterIP") is None
+    for service in (headless, balanced):
+        assert [p["port"] for p in service["spec"]["ports"]] == [ports["grpc"]]
+    by_port = {
+        found["port"]: rule["from"]
+        for rule in the(resources, "NetworkPolicy")["spec"]["ingress"]
+        for found in rule["ports"]
+    }
+    assert set(by_port) == set(ports)
+    # Of two selectors in one entry both have to fit; in two entries, either.
+    (callers,) = by_port["grpc"]
+    assert callers["podSelector"]["matchLabels"]
+    allowed = callers["namespaceSelector"]["matchLabels"]
+    assert allowed.items() <= the(resources, "Namespace")["metadata"]["labels"].items()
+
+
+@every_build
+def test_probes_ask_what_the_server_answers(name: str) -> None:
+    """Native probes ask the gRPC port for a health that the server knows; with TLS, where they cannot, none does."""
+    resources = build(name)
+    served = settings(resources)
+    pod = container(resources)
+    probes = [pod[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")]
+    for probe in probes:
+        if served.tls_cert is None:
+            assert probe["grpc"]["port"] == port(served.listen)
+            assert probe["grpc"].get("service", "") in HEALTH_OF
+        else:
+            assert "grpc" not in probe
+            assert f"--address=127.0.0.1:{port(served.listen)}" in probe["exec"]["command"]
+        assert probe["timeoutSeconds"] < probe["periodSeconds"] or probe["failureThreshold"] > 2
+
+
+@every_build
+def test_a_restart_is_the_last_resort(name: str) -> None:
+    """Calls go elsewhere long before a restart, which leaves a model or batch at fault the time to be well again."""
+    resources = build(name)
+    served = settings(resources)
+    pod = container(resources)
+    startup, readiness, liveness = (pod[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness"))
+    assert patience(readiness) <= 30
+    assert patience(liveness) > 2 * (served.canary_seconds + served.stuck_seconds)
+    assert patience(startup) >= (300 if served.provider == "cuda" else 60)
+
+
+@every_build
+def test_a_pod_may_drain_as_long_as_its_server_does(name: str) -> None:
+    """The time to end covers the wait before SIGTERM, the calls in flight and the last spans."""
+    resources = build(name)
+    pod = the(resources, "Deployment")["spec"]["template"]["spec"]
+    before = container(resources)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert before >= 5
+    drain = settings(resources).grace + spans.FLUSH_SECONDS
+    assert pod["terminationGracePeriodSeconds"] >= before + drain
+
+
+@every_build
+def test_a_lane_has_a_core(name: str) -> None:
+    """There are as many lanes as requested cores, and no quota below that stops them in the middle of a batch."""
+    resources = build(name)
+    asked = container(resources)["resources"]
+    threads = settings(resources).threads
+    assert threads == math.ceil(cores(asked["requests"]["cpu"])) > 0
+    assert cores(asked["limits"].get("cpu", asked["requests"]["cpu"])) >= threads
+
+
+@every_build
+def test_memory_holds_what_the_server_lets_in(name: str) -> None:
+    """The limit covers all that may be in flight and what was measured beside it, and is reserved."""
+    asked = container(build(name))["resources"]
+    limit = mebibytes(asked["limits"]["memory"])
+    assert limit >= settings(build(name)).max_in_flight_mib + OVERHEAD_MIB
+    assert mebibytes(asked["requests"]["memory"]) == limit
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICE_BUILDS if "gpu" in name or "all" in name])
+def test_a_gpu_pod_has_one_gpu_and_the_image_for_it(name: str) -> None:
+    """One GPU, the CUDA image, cuda as a demand, and a way onto nodes that are kept for GPUs."""
+    resources = build(name)
+    pod = the(resources, "Deployment")["spec"]["template"]["spec"]
+    assert container(resources)["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert container(resources)["image"].startswith("armoire-service-cuda:")
+    assert settings(resources).provider == "cuda"
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
+
+
+def test_the_autoscaler_asks_for_metrics_that_there_are() -> None:
+    """Its queries name metrics and labels of the server in its namespace, and nothing else sets the number of pods."""
+    resources = build("base+autoscaling")
+    scaler = the(resources, "ScaledObject")
+    deployment = the(resources, "Deployment")
+    assert scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert "replicas" not in deployment["spec"]
+    bounds = scaler["spec"]
+    # One to spare of which the disruption budget may take one.
+    assert 2 <= bounds["minReplicaCount"] <= bounds["fallback"]["replicas"] <= bounds["maxReplicaCount"]
+    registry = Metrics().registry
+    known = set(registry._names_to_collectors)
+    asked = set()
+    for trigger in bounds["triggers"]:
+        query = trigger["metadata"]["query"]
+        metrics = re.findall(r"armoire_\w+", query)
+        assert metrics
+        assert set(metrics) <= known, query
+        namespace = the(resources, "Namespace")["metadata"]["name"]
+        assert query.count(f'{{namespace="{namespace}"}}') == len(metrics)
+        assert float(trigger["metadata"]["threshold"]) > 0
+        # An answer without data is no word of an idle service: then the number of pods stays.
+        assert trigger["metadata"]["ignoreNullValues"] == "false"
+        asked |= set(metrics)
+    assert {"armoire_pending_rows", "armoire_queue_duration_seconds_sum"} <= asked
+    # As the manifest says why: a lane has half of its room to spare, and a wait has half of the goal.
+    pending, wait = (float(trigger["metadata"]["threshold"]) for trigger in bounds["triggers"])
+    assert pending <= settings(resources).threads / 2
+    assert wait <= settings(resources).latency_goal_ms / 1e3 / 2
