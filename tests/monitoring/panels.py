@@ -34,7 +34,8 @@ def panels() -> list[dict[str, Any]]:
 def interpolated(expression: str, scrape_seconds: float) -> str:
     """Put in what Grafana would with every variable at All.
 
-    The shortest range that it takes rates over is four scrapes. A variable that is not known stays, and Prometheus takes no ``$``.
+    The shortest range that it takes rates over is four scrapes. An unknown variable stays:
+    Prometheus takes no ``$``.
     """
     values = {"__rate_interval": f"{4 * scrape_seconds:g}s"}
     variables = {v["name"]: v.get("allValue", "") for v in dashboard()["templating"]["list"]}
