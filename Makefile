@@ -114,3 +114,11 @@ stubs: $(VENV)/.dev  ## write service/armoire/v1 from proto/
 
 clean:           ## remove what make made
 	rm -rf build $(VENV) .venv-audit .venv-gpu .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+
+.PHONY: rules test-monitoring
+rules: $(VENV)/.dev  ## write the PrometheusRule of deploy/ from docker/monitoring/prometheus/rules
+	$(BIN)/python deploy/components/monitoring/generate.py
+
+test-monitoring: $(VENV)/.dev  ## alerts, dashboard and a live Prometheus (Debian's package prometheus), skipping nothing
+	@command -v prometheus promtool kubectl >/dev/null || { echo 'apt-get install prometheus; and kubectl' >&2; exit 1; }
+	$(BIN)/pytest tests/monitoring $(ARGS)

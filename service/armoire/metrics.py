@@ -16,9 +16,12 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from armoire import errors
+
 # From a small decoder's single row to an overloaded queue.
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+REASONS = sorted({kind.reason for name in errors.__all__ if (kind := getattr(errors, name)).reason})
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,9 @@ class Metrics:
         self._pending_rows = Gauge(
             "armoire_pending_rows", "Rows taken and not yet answered.", graph, registry=registry
         )
+        self.max_queue_rows = Gauge(
+            "armoire_max_queue_rows", "Most unanswered rows in front of one graph.", registry=registry
+        )
         self._padding_rows = Counter(
             "armoire_padding_rows_total", "Rows run only to fill a batch size.", registry=registry
         )
@@ -131,12 +137,25 @@ class Metrics:
             ("setting",),
             registry=registry,
         )
+        self.provider_fallback = Gauge(
+            "armoire_provider_fallback",
+            "1 where provider auto took the CPU of an ONNX Runtime that has CUDA.",
+            registry=registry,
+        )
         self.model_info = Gauge(
             "armoire_model_info",
             "1 for each model that is ready.",
             ("model", "version", "provider", "precision"),
             registry=registry,
         )
+        # From the first scrape on: a series that begins with its first event has no rise that an alert could see.
+        for counter, values in (
+            (self.rejected, REASONS),
+            (self.canaries, ("passed", "failed")),
+            (self.model_changes, ("loaded", "removed", "refused")),
+        ):
+            for value in values:
+                counter.labels(value)
 
     @functools.cache  # noqa: B019 - lives as long as the server
     def _answers(self, method: str, code: str) -> Counter:

@@ -90,6 +90,7 @@ class Repository:
         # Only now: a start that fails says so in one line.
         if why := self._loader.provider.why:
             logger.info(why)
+        self._metrics.provider_fallback.set(int(self._loader.provider.fallback))
         for served in self._served.values():
             self._announce(served.model)
         self._calibrated(catalogue)

@@ -62,6 +62,7 @@ class Server:
         self._watchdog: Watchdog | None = None
         self._calls = CallLog(settings.log_format)
         self._metrics = Metrics()
+        self._metrics.max_queue_rows.set(settings.max_queue_rows)
         self._health = Health(HEALTH_OF)
         self._traces: Traces | None
         self._interceptor: CallInterceptor

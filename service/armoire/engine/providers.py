@@ -43,6 +43,7 @@ class Provider:
         alone: whether a session runs one batch at a time, so that every lane needs its own.
         devices: for a plug-in, ONNX Runtime's handles of the devices that it offers.
         why: the reason that it was taken in place of another one, or a warning, for the log.
+        fallback: whether it was taken in place of CUDA, which this ONNX Runtime has.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Provider:
     alone: bool = False
     devices: tuple[Any, ...] = ()
     why: str = ""
+    fallback: bool = False
 
     def open(self, content: bytes, file: str, precision: str) -> ort.InferenceSession:
         """Open a session of a graph.
@@ -102,13 +104,18 @@ def powers_of_two(max_batch: int) -> tuple[int, ...]:
     return (*(2**i for i in range((max_batch - 1).bit_length())), max_batch)
 
 
+def built_with_cuda() -> bool:
+    """Tell whether this ONNX Runtime is one for GPUs, working or not."""
+    return CUDA in ort.get_available_providers()
+
+
 def cuda(max_batch: int, *, fp16: bool, cuda_graphs: bool = True) -> Provider:
     """Give the provider for an NVIDIA GPU, to be tried.
 
     Raises:
         BadSettings: this ONNX Runtime has none.
     """
-    if CUDA not in ort.get_available_providers():
+    if not built_with_cuda():
         raise BadSettings(
             "this ONNX Runtime is a build without CUDA; install armoire[cuda] in an environment of its own"
         )

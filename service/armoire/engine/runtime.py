@@ -50,7 +50,9 @@ def choose_provider(wanted: str, bundle: Bundle, max_batch: int) -> Provider:
     except BadSettings as error:
         if wanted != "auto":
             raise BadSettings(f"provider is {wanted}, which does not work here: {error}") from None
-        return Provider(CPU, why=f"provider auto takes the CPU: {error}")
+        return Provider(
+            CPU, why=f"provider auto takes the CPU: {error}", fallback=providers.built_with_cuda()
+        )
 
 
 def _tried(provider: Callable[[], Provider], bundle: Bundle) -> Provider:
