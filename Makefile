@@ -39,6 +39,7 @@ lint: $(VENV)/.dev  ## ruff, mypy --strict, import-linter, buf, generated stubs 
 	$(BIN)/lint-imports
 	cd proto && ../$(BIN)/buf lint
 	$(BIN)/python proto/generate.py --check
+	$(BIN)/python deploy/components/monitoring/generate.py --check
 
 test: lint  ## lint, then every test that fits in CI
 	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=95
