@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -91,6 +92,8 @@ class Host:
         run(*self.program("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *queue))
         try:
             yield
+            held = run(*self.program("tc", "-s", "qdisc", "show", "dev", "eth0"))
+            assert not re.search(r"overlimits 0\b", held), f"nothing was held up: {held}"
         finally:
             run(*self.program("tc", "qdisc", "del", "dev", "eth0", "root"))
 
@@ -101,6 +104,8 @@ class Host:
         run(*self.program("iptables", "-w", "-A", *rule, "-j", "DROP"))
         try:
             yield
+            counted = run(*self.program("iptables", "-w", "-nvxL", "INPUT"))
+            assert re.search(r"^\s*[1-9]\d* +\d+ +DROP", counted, re.MULTILINE), f"nothing was lost: {counted}"
         finally:
             run(*self.program("iptables", "-w", "-D", *rule, "-j", "DROP"))
 
