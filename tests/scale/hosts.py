@@ -44,7 +44,9 @@ PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"
 
 def run(*command: str) -> str:
     """Run a command and give what it prints; a failure tells what it said."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PATH": PATH})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"PATH": PATH}
+    )
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip()}"
     return done.stdout
 
@@ -65,6 +67,10 @@ class Host:
     def program(self, *command: str) -> tuple[str, ...]:
         """Give the command that runs one here; it is that process itself, so signals reach it."""
         return ("ip", "netns", "exec", self.name, *command)
+
+    def run(self, *command: str) -> str:
+        """Run a command here and give what it prints."""
+        return run(*self.program(*command))
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
@@ -89,29 +95,31 @@ class Host:
     def rate(self, kilobits: int) -> Iterator[None]:
         """Let it send no faster, with a queue of up to 200 ms, while the block runs."""
         queue = ("rate", f"{kilobits}kbit", "burst", "16kb", "latency", "200ms")
-        run(*self.program("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *queue))
+        self.run("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *queue)
         try:
             yield
-            held = run(*self.program("tc", "-s", "qdisc", "show", "dev", "eth0"))
+            held = self.run("tc", "-s", "qdisc", "show", "dev", "eth0")
             assert not re.search(r"overlimits 0\b", held), f"nothing was held up: {held}"
         finally:
-            run(*self.program("tc", "qdisc", "del", "dev", "eth0", "root"))
+            self.run("tc", "qdisc", "del", "dev", "eth0", "root")
 
     @contextlib.contextmanager
     def loss(self, share: float) -> Iterator[None]:
         """Let it lose that share of the packets which come to it while the block runs."""
         rule = ("INPUT", "-i", "eth0", "-m", "statistic", "--mode", "random", "--probability", str(share))
-        run(*self.program("iptables", "-w", "-A", *rule, "-j", "DROP"))
+        self.run("iptables", "-w", "-A", *rule, "-j", "DROP")
         try:
             yield
-            counted = run(*self.program("iptables", "-w", "-nvxL", "INPUT"))
-            assert re.search(r"^\s*[1-9]\d* +\d+ +DROP", counted, re.MULTILINE), f"nothing was lost: {counted}"
+            counted = self.run("iptables", "-w", "-nvxL", "INPUT")
+            assert re.search(r"^\s*[1-9]\d* +\d+ +DROP", counted, re.MULTILINE), (
+                f"nothing was lost: {counted}"
+            )
         finally:
-            run(*self.program("iptables", "-w", "-D", *rule, "-j", "DROP"))
+            self.run("iptables", "-w", "-D", *rule, "-j", "DROP")
 
     def connections(self, port: int) -> int:
         """How many open TCP connections it has at a port of its own (proc(5): 01 is open)."""
-        tables = [run(*self.program("cat", f"/proc/net/{name}")) for name in ("tcp", "tcp6")]
+        tables = [self.run("cat", f"/proc/net/{name}") for name in ("tcp", "tcp6")]
         rows = [line.split() for table in tables for line in table.splitlines()[1:]]
         return sum(here.endswith(f":{port:04X}") and state == "01" for _, here, _, state, *_ in rows)
 

@@ -36,7 +36,9 @@ def main() -> None:
     address, rate, rows = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
 
     def tell(progress: Progress) -> None:
-        print(json.dumps({"at": time.monotonic(), "done": progress.done, "start": progress.start}), flush=True)
+        print(
+            json.dumps({"at": time.monotonic(), "done": progress.done, "start": progress.start}), flush=True
+        )
 
     load = Open(rate, rows, MOST_SECONDS, "fixed")
     report = session.run(Plan((load,), Target(address, timeout=CALL_SECONDS), warm_up=0.0), tell)

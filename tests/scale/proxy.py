@@ -33,7 +33,9 @@ def binary() -> Path | None:
 class Envoy:
     """A running Envoy."""
 
-    def __init__(self, host: Host, folder: Path, configuration: Path = CONFIGURATION, workers: int = 1) -> None:
+    def __init__(
+        self, host: Host, folder: Path, configuration: Path = CONFIGURATION, workers: int = 1
+    ) -> None:
         program = binary()
         assert program is not None
         self.host, self.address = host, f"{host.address}:{PORT}"

@@ -54,21 +54,26 @@ def request_id(stub: pb_grpc.LatentServiceStub, *metadata: tuple[str, str]) -> s
 def main() -> None:
     """Make them all."""
     with grpc.insecure_channel(sys.argv[1], OPTIONS) as channel:
-        stub, health = pb_grpc.LatentServiceStub(channel), health_pb2_grpc.HealthStub(channel)
+        stub: Any = pb_grpc.LatentServiceStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
         points = pb.DecodeRequest(latents=to_tensor(np.zeros((1024, 16), np.float32)))
         images = pb.EncodeRequest(images=pb.Images(pixels=to_tensor(np.zeros((1024, 32, 32, 1), np.uint8))))
         unfit = to_tensor(np.zeros((1, 16), np.float32))
         unfit.data = bytes(15 * MIB)
         huge = to_tensor(np.zeros((1, 16), np.float32))
         huge.data = bytes(17 * MIB)
-        unknown = channel.unary_unary("/some.Service/Call")
-        misspelt = channel.unary_unary(f"/{SERVICE}/Decod")
-        watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE), timeout=10)
+        unknown: Any = channel.unary_unary("/some.Service/Call")
+        misspelt: Any = channel.unary_unary(f"/{SERVICE}/Decod")
+        of_service = health_pb2.HealthCheckRequest(service=SERVICE)
+
+        def watch(timeout: float) -> None:
+            list(health.Watch(of_service, timeout=timeout))
+
         print(
             json.dumps(
                 {
-                    "check": code(health.Check, health_pb2.HealthCheckRequest(service=SERVICE)),
-                    "watch": code(lambda timeout: list(watch)),
+                    "check": code(health.Check, of_service),
+                    "watch": code(watch),
                     "services": sorted(ProtoReflectionDescriptorDatabase(channel).get_services()),
                     "unknown service": codes(unknown, b""),
                     "unknown method": codes(misspelt, b""),

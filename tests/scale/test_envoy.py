@@ -13,7 +13,6 @@ import pytest
 
 from armoire.wire.channel import SERVICE
 from tests.scale.cluster import Cluster
-from tests.scale.hosts import run
 from tests.scale.proxy import METRICS
 
 pytestmark = [pytest.mark.scale, pytest.mark.timeout(600)]
@@ -22,7 +21,7 @@ pytestmark = [pytest.mark.scale, pytest.mark.timeout(600)]
 def test_strange_calls_are_answered_and_eject_nobody(cluster: Cluster) -> None:
     """Statuses come through as the server gave them, large messages and ids too; mistakes take no replica out."""
     program = (sys.executable, "-m", "tests.scale.strange_calls", cluster.envoy.address)
-    told = json.loads(run(*cluster.client.program(*program)))
+    told = json.loads(cluster.client.run(*program))
     identifier = told.pop("given id")
     assert told == {
         "check": "OK",
@@ -68,7 +67,7 @@ def test_without_a_replica_calls_fail_at_once(cluster: Cluster) -> None:
         program = (sys.executable, "-m", "tests.scale.strange_calls", cluster.envoy.address)
         began = time.monotonic()
         with pytest.raises(AssertionError, match="UNAVAILABLE"):
-            run(*cluster.client.program(*program))
+            cluster.client.run(*program)
         assert time.monotonic() - began < 10
     finally:
         for replica in cluster.replicas:

