@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -179,3 +181,27 @@ def test_rolling_restarts_fail_no_call(
             "seconds": round(time.monotonic() - began),
         }
     )
+
+
+@pytest.mark.parametrize("fault", [cut_off, killed], ids=lambda fault: fault.__name__)
+def test_our_client_needs_no_envoy_for_that(
+    hosts: Hosts, fault: Callable[[Replica], Any], figures: Figures
+) -> None:
+    """armoire.client's own round robin over the same replicas loses no call, either, when a host goes."""
+    addresses = ",".join(f"{replica.address}:{PORT}" for replica in hosts.replicas)
+    program = (sys.executable, "-m", "tests.scale.balancing", f"ipv4:{addresses}", str(RATE), "15")
+    lost = hosts.replicas[0]
+    with subprocess.Popen(
+        hosts.network["client"].program(*program), stdout=subprocess.PIPE, text=True
+    ) as client:
+        try:
+            assert client.stdout
+            assert client.stdout.readline() == "calling\n"
+            rows = lost.rows()
+            assert until(lambda: lost.rows() > rows, 30)
+            with fault(lost):
+                told = json.loads(client.stdout.read())
+        finally:
+            client.kill()
+    figures.append({"event": f"{fault.__name__}, without Envoy", **told})
+    assert set(told["codes"]) == {"OK"}, told
