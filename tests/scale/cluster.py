@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.scale.hosts import Host, Network
 from tests.scale.name_server import NameServer
-from tests.scale.proxy import PORT, Envoy, proxying
+from tests.scale.proxy import CONFIGURATION, PORT, Envoy, proxying
 from tests.soak.process import ARMOIRE, ServerProcess, until
 
 REPLICAS = ("replica1", "replica2", "replica3")
@@ -110,10 +110,12 @@ def running() -> Iterator[Hosts]:
 
 
 @contextlib.contextmanager
-def balanced(hosts: Hosts, folder: Path, count: int = len(REPLICAS)) -> Iterator[Cluster]:
+def balanced(
+    hosts: Hosts, folder: Path, count: int = len(REPLICAS), configuration: Path = CONFIGURATION
+) -> Iterator[Cluster]:
     """Start Envoy in front of the first replicas while the block runs."""
     hosts.names.addresses = []
-    with proxying(hosts.network["envoy"], folder) as envoy:
+    with proxying(hosts.network["envoy"], folder, configuration) as envoy:
         cluster = Cluster(hosts, envoy)
         cluster.announce(count)
         yield cluster

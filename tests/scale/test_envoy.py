@@ -8,12 +8,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
 from armoire.wire.channel import SERVICE
-from tests.scale.cluster import Cluster
-from tests.scale.proxy import METRICS
+from tests.scale.cluster import Cluster, Hosts, balanced
+from tests.scale.proxy import CONFIGURATION, METRICS
 
 pytestmark = [pytest.mark.scale, pytest.mark.timeout(600)]
 
@@ -56,6 +57,21 @@ def test_our_client_works_through_it(cluster: Cluster) -> None:
             assert "fashion-mnist" in cluster.armoire("models")
     finally:
         lost.start()
+
+
+def test_a_connection_that_has_its_age_costs_no_call(hosts: Hosts, tmp_path: Path) -> None:
+    """With ages of a second in place of minutes Envoy asks its callers to connect anew under load: no call fails."""
+    text, shorter = CONFIGURATION.read_text(), tmp_path / "envoy.yaml"
+    for name in ("max_connection_duration", "drain_timeout"):
+        text, count = re.subn(rf"\b{name}: \d+s", f"{name}: 1s", text)
+        assert count == 1, name
+    shorter.write_text(text)
+    with balanced(hosts, tmp_path, configuration=shorter) as cluster:
+        path = tmp_path / "bench.json"
+        cluster.armoire("bench", *f"--rate 45 --rows 8 --seconds 12 --warm-up 0 --json {path}".split())
+        (stage,) = json.loads(path.read_text())["stages"]
+        assert stage["failed"] == 0, stage["errors"]
+        assert cluster.envoy.stat("http.grpc.downstream_cx_max_duration_reached") >= 3
 
 
 def test_without_a_replica_calls_fail_at_once(cluster: Cluster) -> None:
