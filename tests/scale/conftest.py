@@ -18,7 +18,12 @@ ROWS = pytest.StashKey[list[dict[str, Any]]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("scale")
-    group.addoption("--scale-rounds", type=int, default=1, help="rolling restarts of all replicas")
+    group.addoption(
+        "--scale-rounds",
+        type=int,
+        default=1,
+        help="rolling restarts of all replicas, and of measuring what Envoy costs",
+    )
     group.addoption("--scale-seconds", type=float, default=3.0, help="of each load at 1, 2 and 3 replicas")
     group.addoption("--scale-json", type=Path, help="write the figures here")
 

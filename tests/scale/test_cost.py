@@ -16,7 +16,6 @@ from tests.soak.process import ARMOIRE
 
 pytestmark = [pytest.mark.scale, pytest.mark.timeout(3600)]
 Figures = list[dict[str, Any]]
-ROUNDS = 3
 MOST_MS = 20.0  # that Envoy may add to a call of one row, on a busy machine too
 
 
@@ -36,27 +35,31 @@ def bench(cluster: Cluster, address: str, callers: int, rows: int, path: Path) -
     return found
 
 
-def test_what_a_hop_adds(hosts: Hosts, tmp_path: Path, figures: Figures) -> None:
+def test_what_a_hop_adds(hosts: Hosts, tmp_path: Path, figures: Figures, pytestconfig: pytest.Config) -> None:
     """One caller with one row a call, straight to a replica and over Envoy in turn: the medians differ by little."""
+    rounds = pytestconfig.getoption("scale_rounds")
     with balanced(hosts, tmp_path, count=1) as cluster:
         ways = {"straight": f"{cluster.replicas[0].address}:{PORT}", "through": cluster.envoy.address}
         p50: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for way, address in ways.items():
                 p50[way].append(bench(cluster, address, 1, 1, tmp_path / "bench.json")["latency_ms"]["p50"])
     medians = {f"p50_ms_{way}": round(statistics.median(found), 2) for way, found in p50.items()}
-    figures.append({"event": "a hop, one caller, one row", "rounds": ROUNDS, **medians})
+    figures.append({"event": "a hop, one caller, one row", "rounds": rounds, **medians})
     assert medians["p50_ms_through"] - medians["p50_ms_straight"] < MOST_MS
 
 
 @pytest.mark.parametrize("rows", [1, 256])
-def test_what_envoy_spends(hosts: Hosts, rows: int, tmp_path: Path, figures: Figures) -> None:
+def test_what_envoy_spends(
+    hosts: Hosts, rows: int, tmp_path: Path, figures: Figures, pytestconfig: pytest.Config
+) -> None:
     """Envoy's processor time for a call is less than the replica's, which decodes on top of what both do."""
+    rounds = pytestconfig.getoption("scale_rounds")
     with balanced(hosts, tmp_path, count=1) as cluster:
         pids = {"envoy": cluster.envoy.process.pid, "replica": cluster.replicas[0].process.pid}
         before = {who: processor_seconds(pid) for who, pid in pids.items()}
         calls = 0
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             stage = bench(cluster, cluster.envoy.address, 16, rows, tmp_path / "bench.json")
             calls += stage["calls"] + stage["warm_up_calls"]
         spent = {who: (processor_seconds(pid) - before[who]) * 1e3 / calls for who, pid in pids.items()}

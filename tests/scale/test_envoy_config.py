@@ -74,11 +74,15 @@ def test_it_agrees_with_the_server() -> None:
 
 
 def test_it_tries_again_only_what_is_unavailable() -> None:
-    """Retries are for UNAVAILABLE, and for what Envoy would answer so, on LatentService, whose RPCs change nothing."""
+    """Retries are for UNAVAILABLE, and for what Envoy would answer so, of RPCs that change nothing."""
     allowed = {"unavailable", "connect-failure", "refused-stream", "reset"}
     with_retries = [route for route in ROUTES if "retry_policy" in route.get("route", {})]
-    assert [route["match"] for route in with_retries] == [{"prefix": f"/{SERVICE}/"}]
-    assert set(with_retries[0]["route"]["retry_policy"]["retry_on"].split(",")) == allowed
+    assert [next(iter(route["match"].values())) for route in with_retries] == [
+        f"/{SERVICE}/",
+        "/grpc.health.v1.Health/Check",
+    ]
+    for route in with_retries:
+        assert set(route["route"]["retry_policy"]["retry_on"].split(",")) == allowed
     assert "retry_policy" not in MANAGER["route_config"]["virtual_hosts"][0]
 
 
