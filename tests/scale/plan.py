@@ -1,0 +1,141 @@
+"""deploy/SCALING.md's sums: what follows from its measured figures, computed from the page itself.
+
+`python -m tests.scale.plan` writes the page's derived table anew; with prices it also says what a million images cost:
+`python -m tests.scale.plan --gpu-hour P --core-hour P --gigabyte P`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+PAGE = Path(__file__).resolve().parents[2] / "deploy" / "SCALING.md"
+BEGIN, END = "<!-- derived: python -m tests.scale.plan -->\n", "<!-- end -->\n"
+RATE = 1_000_000  # images a second
+LOAD = 0.6  # of what was measured: a third of the replicas may go, and the rest still holds
+ROWS = 64  # a call, as measured over gRPC
+CORES = 4  # of a process, as measured
+CLIENTS = 1_000
+SCRAPE_SECONDS, AGE_SECONDS = 15, 300
+MODELS = ("fashion", "faces")
+LATENTS = {"fashion": 16, "faces": 200}
+FLOAT_BYTES = 4
+PIXEL_BYTES = {"fashion": 32 * 32, "faces": 64 * 64 * 3}
+NAME = "armoire-headless.armoire.svc.cluster.local"
+# RFC 1035: header, the question (its name and four bytes more), sixteen bytes for each address of the name in it; the
+# sizes are plain DNS, and EDNS0 as resolvers ask for it, with its own record of eleven bytes.
+PLAIN, EDNS, HEADER, RECORD, OPT = 512, 1232, 12, 16, 11
+Figures = Mapping[str, float]
+
+
+def measured(page: str) -> dict[str, float]:
+    """Read the measured figures: rows of `name` and a number."""
+    rows = re.findall(r"^\| `([a-z0-9.]+)` \| ([\d,.]+) \|", page, re.MULTILINE)
+    return {name: float(value.replace(",", "")) for name, value in rows}
+
+
+def processes(m: Figures, model: str, provider: str) -> int:
+    """How many server processes answer RATE at LOAD."""
+    return math.ceil(RATE / (m[f"{model}.{provider}.grpc"] * LOAD))
+
+
+def fed(m: Figures, model: str) -> int:
+    """How many processes one GPU could keep as busy as gRPC lets them be."""
+    return max(1, int(m[f"{model}.cuda.engine.128"] // m[f"{model}.cuda.grpc"]))
+
+
+def hours(m: Figures, model: str, provider: str) -> float:
+    """Hours of one process for a million images."""
+    return 1e6 / (m[f"{model}.{provider}.grpc"] * LOAD) / 3600
+
+
+def envoy_ms(m: Figures, model: str) -> float:
+    """Envoy's processor time for a call: a part for the call, another for each KiB of its answer."""
+    per_kib = (m["envoy.ms.256kib"] - m["envoy.ms.1kib"]) / 255
+    return m["envoy.ms.1kib"] + per_kib * (ROWS * PIXEL_BYTES[model] / 1024 - 1)
+
+
+def gigabits(bytes_per_image: float, rate: float = RATE) -> float:
+    """Bandwidth of so many images a second."""
+    return bytes_per_image * rate * 8 / 1e9
+
+
+def addresses(size: int, extra: int = 0) -> int:
+    """How many addresses fit into a DNS answer."""
+    return (size - HEADER - len(NAME) - 2 - 4 - extra) // RECORD
+
+
+def sums(m: Figures, model: str) -> dict[str, str]:
+    """Give what RATE of one model takes, by what it is."""
+    gpu, cpu = processes(m, model, "cuda"), processes(m, model, "cpu")
+    pixels, calls = PIXEL_BYTES[model], RATE / ROWS
+    one = gigabits(pixels, m[f"{model}.cuda.grpc"])
+    series = m["replica.series"] * cpu
+    return {
+        "calls a second, of 64 rows": f"{calls:,.0f}",
+        "answers on the network, Gbit/s": f"{gigabits(pixels):,.1f}",
+        "requests on the network, Gbit/s": f"{gigabits(FLOAT_BYTES * LATENTS[model]):,.1f}",
+        "**on GPUs:** processes, at 60 % of what was measured": f"{gpu}",
+        "their cores": f"{CORES * gpu}",
+        "GPUs, one process each": f"{gpu}",
+        "processes that one GPU could feed (engine at 128 rows / gRPC)": f"{fed(m, model)}",
+        "GPUs so shared, *which was not tried*": f"{math.ceil(gpu / fed(m, model))}",
+        "answers of one process, Gbit/s": f"{one:,.1f}",
+        "processes at full load behind a 25 Gbit/s interface": f"{25 // one:.0f}",
+        "GPU-hours for a million images, one process each": f"{hours(m, model, 'cuda'):.4f}",
+        "core-hours beside them": f"{CORES * hours(m, model, 'cuda'):.4f}",
+        "**on CPUs:** processes of 4 cores, at 60 %": f"{cpu}",
+        "cores": f"{CORES * cpu}",
+        "core-hours for a million images": f"{CORES * hours(m, model, 'cpu'):.3f}",
+        "**either way:** GB of answers for a million images": f"{pixels / 1e3:.2f}",
+        "Envoy's processor time for a call, ms, *extrapolated*": f"{envoy_ms(m, model):.1f}",
+        "cores for Envoy in front of it all": f"{envoy_ms(m, model) / 1e3 * calls:,.0f}",
+        "connections, GPU pods, 1,000 clients straight": f"{CLIENTS * gpu:,}",
+        "connections made anew a second (age 300 s)": f"{CLIENTS * gpu / AGE_SECONDS:,.0f}",
+        "series in Prometheus, CPU pods": f"{series:,.0f}",
+        "samples a second, scraped every 15 s": f"{series / SCRAPE_SECONDS:,.0f}",
+        "addresses in a DNS answer of 512 bytes": f"{addresses(PLAIN)}",
+        "and of 1,232 bytes (EDNS0)": f"{addresses(EDNS, OPT)}",
+    }
+
+
+def derived(m: Figures) -> str:
+    """Give the derived table."""
+    columns = [sums(m, model) for model in MODELS]
+    head = "| 1,000,000 images a second | fashion, 32x32x1 | faces, 64x64x3 |\n|---|---|---|\n"
+    rows = (f"| {what} | {' | '.join(column[what] for column in columns)} |\n" for what in columns[0])
+    return head + "".join(rows)
+
+
+def renewed(page: str) -> str:
+    """Give the page with its derived table as it follows from its measured figures."""
+    before, rest = page.split(BEGIN)
+    return before + BEGIN + derived(measured(page)) + END + rest.split(END)[1]
+
+
+def main() -> None:
+    """Renew the page; with prices, tell costs."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, what in (("gpu-hour", "a GPU"), ("core-hour", "a core"), ("gigabyte", "a GB that leaves")):
+        parser.add_argument(f"--{name}", type=float, metavar="P", help=f"the price of {what}")
+    prices = parser.parse_args()
+    page = renewed(PAGE.read_text())
+    PAGE.write_text(page)
+    if None not in vars(prices).values():
+        m = measured(page)
+        for model in MODELS:
+            out = PIXEL_BYTES[model] / 1e3 * prices.gigabyte
+            gpu = hours(m, model, "cuda") * (prices.gpu_hour + CORES * prices.core_hour) + out
+            cpu = hours(m, model, "cpu") * CORES * prices.core_hour + out
+            print(
+                f"a million of {model}: {gpu:.4f} on GPUs, {cpu:.4f} on CPUs, {out:.4f} of both for the network"
+            )
+
+
+if __name__ == "__main__":
+    main()
