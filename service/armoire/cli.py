@@ -47,6 +47,8 @@ def _behaviour(verb: str) -> Callable[[argparse.Namespace], int]:
     # NumPy's BLAS would start a thread for each core when it is loaded, and that takes as long as all else of NumPy:
     # nothing here multiplies matrices of a size that gains from it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # ONNX Runtime's wheels report to their maker, and leave a device id in the caller's home, unless told otherwise.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     module = import_module("armoire.serve" if verb == "serve" else "armoire.verbs")
     found: Callable[[argparse.Namespace], int] = getattr(module, verb)
     return found
