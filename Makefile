@@ -112,3 +112,15 @@ stubs: $(VENV)/.dev  ## write service/armoire/v1 from proto/
 
 clean:           ## remove what make made
 	rm -rf build $(VENV) .venv-audit .venv-gpu .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+
+# The images: built by `docker compose up` in docker/.
+test-containers: $(VENV)/.dev  ## build the images from nothing and run docker/compose.yaml with them (needs a Docker engine)
+	$(BIN)/pytest -m containers --timeout=1800 -s tests/containers $(ARGS)
+
+base-digest:     ## pin the newest base image in docker/*.Dockerfile (asks its registry)
+	@set -e; tag=$$(sed -n 's/^ARG BASE_IMAGE=\([^@]*\).*/\1/p' docker/service.Dockerfile); \
+	    digest=$$(docker buildx imagetools inspect "$$tag" --format '{{.Manifest.Digest}}'); \
+	    sed -i "s|^ARG BASE_IMAGE=.*|ARG BASE_IMAGE=$$tag@$$digest|" docker/service.Dockerfile docker/training.Dockerfile; \
+	    echo "$$tag@$$digest"
+
+.PHONY: test-containers base-digest

@@ -6,8 +6,7 @@ ARG BASE_IMAGE=python:3.12-slim@sha256:7a8b475003c4fe15a2cd4e55e5cfc2f3560bdc933
 
 FROM ${BASE_IMAGE} AS build
 ARG PIP_INDEX_URL
-# What is compiled is compiled below, in one place.
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_COMPILE=1
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
 FROM build AS wheel
 WORKDIR /source
@@ -23,7 +22,7 @@ ARG EXTRA=cpu
 COPY docker/requirements-${EXTRA}.txt /requirements.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/armoire \
- && pip --python /opt/armoire install --require-hashes --only-binary :all: --requirement /requirements.txt
+ && pip --python /opt/armoire install --no-compile --require-hashes --only-binary :all: --requirement /requirements.txt
 # Out goes what no service runs: tests, what only compilers read, the workshops of onnxruntime and NumPy, Pillow's AVIF
 # and fonts (the service opens PNG and JPEG alone).
 # unchecked-hash: neither a look at the source at each start, nor a recompilation where a copy has changed its time.
@@ -38,7 +37,7 @@ RUN find /opt/armoire/lib -depth \( \
 
 FROM packages AS code
 COPY --from=wheel /wheel /wheel
-RUN pip --python /opt/armoire install --no-cache-dir --no-index --no-deps --root /code /wheel/*.whl \
+RUN pip --python /opt/armoire install --no-cache-dir --no-compile --no-index --no-deps --root /code /wheel/*.whl \
  && python -m compileall -q --invalidation-mode unchecked-hash -s /code /code
 
 FROM ${BASE_IMAGE}
