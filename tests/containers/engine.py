@@ -17,6 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
 STAND_INS = Path(__file__).parent / "stand-ins"
+STAND_IN = "armoire.stand-in"
 SERVICE = DOCKER / "service.Dockerfile"
 PORTS = [
     name
@@ -85,10 +86,14 @@ def base_image() -> str | None:
 @contextmanager
 def stand_in(name: str, image: str, base: str) -> Iterator[str]:
     """An image that compose.yaml takes from a registry: the real one, else ours of its name, while the block runs."""
-    if works("image", "inspect", image) or works("pull", "--quiet", image, seconds=300):
+    here = works("image", "inspect", image)
+    # One of ours that was left behind is made anew.
+    ours = here and STAND_IN in (inspect(image)["Config"]["Labels"] or {})
+    if not ours and (here or works("pull", "--quiet", image, seconds=300)):
         yield "real"
         return
-    arguments = ["--build-arg", f"BASE_IMAGE={base}", "--build-arg", "PIP_INDEX_URL", "--tag", image]
+    arguments = ["--build-arg", f"BASE_IMAGE={base}", "--build-arg", "PIP_INDEX_URL"]
+    arguments += ["--label", f"{STAND_IN}={name}", "--tag", image]
     docker("build", "--file", str(STAND_INS / f"{name}.Dockerfile"), *arguments, str(STAND_INS), seconds=900)
     try:
         yield "stand-in"

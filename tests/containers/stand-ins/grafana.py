@@ -1,4 +1,4 @@
-"""Stands where Grafana would: healthy once it, as Grafana's user, can read what Grafana is given and asks of its source.
+"""Stands where Grafana would: healthy while it, as Grafana's user, can read what Grafana is given and ask its source.
 
 It draws nothing. What it proves is compose.yaml's: mounts, rights, names and ports of Grafana's container.
 """
@@ -34,11 +34,11 @@ def look() -> str:
 class Handler(BaseHTTPRequestHandler):
     """Answers /api/health as Grafana does."""
 
-    def do_GET(self) -> None:  # noqa: N802 - the name that http.server looks for
+    def do_GET(self) -> None:
         """Look again at each question."""
         try:
             status, text = HTTPStatus.OK, look()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the log of the container has to say it
+        except Exception as error:  # whatever it is, the container's log has to say it
             status, text = HTTPStatus.SERVICE_UNAVAILABLE, repr(error)
         self.log_message("%s", text)
         self.send_response(status)
