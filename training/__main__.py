@@ -13,6 +13,8 @@ from training.errors import TrainingError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a fault that the caller can mend, 130 when interrupted."""
+    # ONNX Runtime's wheels report to their maker.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     arguments = _parser().parse_args(argv)
     # Each command imports what it needs only when it is asked for: --help need not wait for torch.
     try:

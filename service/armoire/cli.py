@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from armoire import environment  # noqa: F401 - before whatever loads those libraries
 from armoire.errors import ArmoireError, StartError
 from armoire.load import flags
 
@@ -44,9 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _behaviour(verb: str) -> Callable[[argparse.Namespace], int]:
     """Find what a verb does; each is the function of its name."""
-    # NumPy's BLAS would start a thread for each core when it is loaded, and that takes as long as all else of NumPy:
-    # nothing here multiplies matrices of a size that gains from it.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     module = import_module("armoire.serve" if verb == "serve" else "armoire.verbs")
     found: Callable[[argparse.Namespace], int] = getattr(module, verb)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from hyperframe.frame import HeadersFrame, PingFrame
+from hyperframe.frame import GoAwayFrame, HeadersFrame, PingFrame
 from PIL import Image
 
 from armoire.v1 import armoire_pb2 as pb
@@ -41,6 +41,19 @@ def test_what_grpc_cannot_read_is_no_traceback_in_the_log(path: str) -> None:
             assert connection.call(headers, framed(b"\xff\xff")).code == "UNKNOWN"
         assert server.stop() == 0
         assert not [line for line in server.strange_lines if "Traceback" in line or "ERROR" in line]
+
+
+def test_the_last_words_of_a_peer_are_no_lines_in_the_log() -> None:
+    """A connection that is ended with a text, line breaks in it, leaves nothing of that text on stderr."""
+    with server_process("--threads", "1") as server:
+        with Connection(server.port) as connection:
+            assert connection.call(request_headers(LIST_MODELS), framed(b"")).code == "OK"
+            last_words = b"\n09:00:00 INFO    all is well"
+            connection.send(GoAwayFrame(0, error_code=420172323, additional_data=last_words).serialize())
+            for _ in connection.frames(1.0):
+                pass  # until it is closed
+        assert server.stop() == 0
+        assert not [line for line in server.strange_lines if "all is well" in line or "goaway" in line]
 
 
 def test_what_pillow_doubts_is_no_line_in_the_log() -> None:

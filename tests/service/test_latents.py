@@ -247,6 +247,13 @@ def test_nothing_is_left_of_a_direction_within_the_others() -> None:
     assert np.isinf(latents.orthogonal(np.full(7, np.inf, np.float32), others)).all()
 
 
+def test_what_is_left_of_a_direction_may_be_infinite_but_warns_nobody() -> None:
+    """One entry can be larger than any of the direction's, and then larger than float32 can tell."""
+    most = np.finfo(np.float32).max
+    left = latents.orthogonal(np.array([most, most], np.float32), np.array([[1.0, -0.5]], np.float32))
+    assert np.isinf(left[1])
+
+
 def test_a_direction_of_length_zero_has_no_unit_vector() -> None:
     """There is nothing to bring to length 1."""
     with pytest.raises(ValueError, match="length 0"):

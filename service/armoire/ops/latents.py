@@ -96,7 +96,7 @@ def orthogonal(direction: Floats, others: Floats) -> Floats:
     """Give what is left of a direction [d] orthogonal to each of the others [k, d]: the least squares residual.
 
     A move along it leaves the projections on the others where they were. Zeros where nothing but rounding is left; not
-    finite where the direction is not.
+    finite where the direction is not; may overflow to infinity.
     """
     wide, basis = direction.astype(np.float64), others.astype(np.float64).T
     if not np.isfinite(wide).all():
@@ -107,7 +107,8 @@ def orthogonal(direction: Floats, others: Floats) -> Floats:
     left = wide - basis @ np.linalg.lstsq(basis, wide, rcond=None)[0]
     if np.linalg.norm(left) <= 1e-6 * np.linalg.norm(wide):
         return np.zeros_like(direction)
-    return left.astype(np.float32)
+    with np.errstate(over="ignore"):  # of directions near float32's largest something larger may be left
+        return left.astype(np.float32)
 
 
 def unit(direction: Floats) -> Floats:

@@ -1,0 +1,154 @@
+"""What is in an image, and how it behaves alone under `docker run`."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from tests.containers.engine import ROOT, docker, inspect, until
+
+pytestmark = pytest.mark.containers
+MOST_ADDED_BYTES = 200_000_000
+# The options under which compose.yaml and Kubernetes run it.
+HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+# Prints the sources that have no unchecked bytecode beside them (PEP 552: flags 1), of what the image has added.
+UNCOMPILED = """
+from importlib.util import cache_from_source
+from pathlib import Path
+for source in Path("/opt/armoire/lib").rglob("*.py"):
+    code = Path(cache_from_source(str(source)))
+    if not code.exists() or code.read_bytes()[4] != 1:
+        print(source)
+"""
+# Prints what an image of a service has no use for.
+TOOLS = """
+import importlib.util, shutil
+print(*(name for name in ("pip", "ensurepip", "hatchling", "torch") if importlib.util.find_spec(name)),
+      *(name for name in ("pip", "pip3", "gcc", "cc", "make", "git") if shutil.which(name)))
+"""
+# Prints name and hash of each file of the package.
+PACKED = """
+import armoire
+from hashlib import sha256
+from pathlib import Path
+home = Path(*armoire.__path__)
+for file in home.rglob("*"):
+    if file.is_file() and file.suffix != ".pyc":
+        print(file.relative_to(home), sha256(file.read_bytes()).hexdigest())
+"""
+
+
+@pytest.fixture
+def running(images: dict[str, str]) -> Iterator[str]:
+    """A container of the service that serves, hardened."""
+    name = "armoire-test-alone"
+    docker("run", "--detach", "--name", name, *HARDENED, images["armoire"])
+    try:
+        until(lambda: "serving fashion-mnist/1" in logs(name), 60, "the server serves")
+        yield name
+    finally:
+        docker("rm", "--force", "--volumes", name)
+
+
+def logs(name: str) -> str:
+    """What a container has said, on both streams."""
+    return subprocess.run(["docker", "logs", name], capture_output=True, text=True, check=True).stderr
+
+
+def python(image: str, program: str) -> str:
+    """Run a program in an image."""
+    return docker("run", "--rm", *HARDENED, "--entrypoint", "python", image, "-c", program)
+
+
+def test_the_service_adds_at_most_200_mb(images: dict[str, str], base: str) -> None:
+    """The CPU image, bundled models included, is at most 200 MB larger than its base."""
+    whole, under = inspect(images["armoire"])["Size"], inspect(base)["Size"]
+    print(f"base {under / 1e6:.0f} MB, service {whole / 1e6:.0f} MB, added {(whole - under) / 1e6:.0f} MB")
+    assert whole - under <= MOST_ADDED_BYTES
+
+
+def test_an_image_says_what_it_is(images: dict[str, str], base: str) -> None:
+    """Numeric user that is not root, no shell around the program, a health check, OCI labels with base and version."""
+    config = inspect(images["armoire"])["Config"]
+    assert config["User"] == "65532:65532"
+    assert config["Entrypoint"] == ["armoire"]
+    assert config["Cmd"] == ["serve"]
+    assert config["Healthcheck"]["Test"][:3] == ["CMD", "armoire", "health"]
+    labels = {name.removeprefix("org.opencontainers.image."): text for name, text in config["Labels"].items()}
+    assert labels["version"] == images["armoire"].partition(":")[2]
+    assert labels["base.name"] == base
+    assert labels["licenses"] == "MIT"
+    assert labels["title"] == "armoire"
+
+
+@pytest.mark.parametrize("name", ["armoire", "load"])
+def test_no_build_tools_and_nothing_to_compile(images: dict[str, str], name: str) -> None:
+    """Neither pip nor a compiler is in an image, and every module in it has its bytecode, which no start checks."""
+    assert python(images[name], TOOLS) == ""
+    assert python(images[name], UNCOMPILED) == ""
+
+
+def test_the_package_is_the_repository(images: dict[str, str]) -> None:
+    """The package in the image is what git has of service/armoire, byte for byte, and nothing else."""
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "service/armoire"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")[:-1]
+    ours = {
+        name.removeprefix("service/armoire/"): sha256((ROOT / name).read_bytes()).hexdigest()
+        for name in names
+    }
+    packed = dict(line.rsplit(" ", 1) for line in python(images["armoire"], PACKED).splitlines())
+    assert packed == ours
+
+
+def test_it_runs_with_no_rights_and_nothing_to_write_to(running: str) -> None:
+    """Read-only, without capabilities and as user 65532 it serves, tells its health, and warns of nothing."""
+    assert docker("exec", running, "armoire", "health") == "SERVING"
+    status = docker("exec", running, "python", "-c", "print(open('/proc/1/status').read())")
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert fields["Uid"].split() == ["65532"] * 4
+    assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 0
+    assert fields["NoNewPrivs"] == "1"
+    assert not [line for line in logs(running).splitlines() if "INFO" not in line]
+
+
+def test_a_writable_container_is_not_written_to(images: dict[str, str]) -> None:
+    """Where it could write it does not: after a start nothing in its file system differs from the image."""
+    name = "armoire-test-writable"
+    docker("run", "--detach", "--name", name, images["armoire"])
+    try:
+        until(lambda: "serving fashion-mnist/1" in logs(name), 60, "the server serves")
+        assert docker("diff", name) == ""
+    finally:
+        docker("rm", "--force", name)
+
+
+def test_process_1_stops_when_it_is_told(running: str) -> None:
+    """`docker stop` ends the server, process 1 without any init, by its own drain: status 0, long before SIGKILL."""
+    began = time.monotonic()
+    docker("stop", "--time", "30", running)
+    print(f"docker stop: {time.monotonic() - began:.1f} s")
+    assert time.monotonic() - began < 10
+    assert inspect(running)["State"]["ExitCode"] == 0
+    assert logs(running).rstrip().endswith("stopped")
+
+
+def test_pictures_of_both_kinds_pass(running: str, tmp_path: Path) -> None:
+    """What was left out of Pillow is not missed: PNG is written and read, and JPEG read."""
+    program = """
+import io
+from PIL import Image
+from armoire.client import Client
+with Client("127.0.0.1:50051") as client:
+    pixels = client.sample(2, seed=7).images
+    for kind in ("PNG", "JPEG"):
+        file = io.BytesIO()
+        Image.fromarray(pixels[0, :, :, 0]).save(file, kind)
+        print(client.encode([file.getvalue()]).means.shape)
+"""
+    assert docker("exec", running, "python", "-c", program).split("\n") == ["(1, 16)"] * 2
