@@ -58,7 +58,7 @@ def test_prometheus_looks_where_the_service_tells_its_metrics() -> None:
     port = SETTINGS["metrics_listen"].default.rpartition(":")[2]
     assert job["static_configs"] == [{"targets": [f"armoire:{port}"]}]
     (replicas,) = job["dns_sd_configs"]
-    assert (replicas["names"], str(replicas["port"])) == (["armoire-replica"], port)
+    assert (replicas["names"], str(replicas["port"])) == (["armoire-replica", "armoire-gpu"], port)
 
 
 def test_the_dashboard_can_be_provided() -> None:
