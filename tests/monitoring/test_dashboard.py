@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from itertools import combinations
@@ -14,6 +13,7 @@ import pytest
 import yaml
 
 from armoire.config import SETTINGS
+from tests.deploy.rendered import kubectl
 from tests.monitoring.files import COMPONENT, CONFIG, DASHBOARD, PROVISIONING, RULES, dashboard, read, records
 from tests.monitoring.panels import interpolated, panels, queries
 from tests.monitoring.test_rules import SERIES, exposed
@@ -127,10 +127,9 @@ def test_the_rule_manifest_is_made_of_the_rules() -> None:
     assert read(COMPONENT / "prometheusrule.yaml")["spec"] == read(RULES)
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl, which has kustomize")
 def test_the_component_has_the_very_files_of_compose() -> None:
     """Kustomize makes a PodMonitor, a PrometheusRule of the same rules and a ConfigMap of the same dashboard."""
-    done = subprocess.run(["kubectl", "kustomize", COMPONENT], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([kubectl(), "kustomize", COMPONENT], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     made = {manifest["kind"]: manifest for manifest in yaml.safe_load_all(done.stdout)}
     assert made.keys() == {"PodMonitor", "PrometheusRule", "ConfigMap"}

@@ -24,7 +24,7 @@ MODELS = ("fashion", "faces")
 LATENTS = {"fashion": 16, "faces": 200}
 FLOAT_BYTES = 4
 PIXEL_BYTES = {"fashion": 32 * 32, "faces": 64 * 64 * 3}
-NAME = "armoire-headless.armoire.svc.cluster.local"
+NAME = "armoire.armoire.svc.cluster.local"
 # RFC 1035: header, the question (its name and four bytes more), sixteen bytes for each address of the name in it; the
 # sizes are plain DNS, and EDNS0 as resolvers ask for it, with its own record of eleven bytes.
 PLAIN, EDNS, HEADER, RECORD, OPT = 512, 1232, 12, 16, 11
@@ -92,7 +92,7 @@ def sums(m: Figures, model: str) -> dict[str, str]:
         "core-hours for a million images": f"{CORES * hours(m, model, 'cpu'):.3f}",
         "**either way:** GB of answers for a million images": f"{pixels / 1e3:.2f}",
         "Envoy's processor time for a call, ms, *extrapolated*": f"{envoy_ms(m, model):.1f}",
-        "cores for Envoy in front of it all": f"{envoy_ms(m, model) / 1e3 * calls:,.0f}",
+        "cores for Envoy in front of it all": f"{math.ceil(envoy_ms(m, model) / 1e3 * calls / LOAD):,}",
         "connections, GPU pods, 1,000 clients straight": f"{CLIENTS * gpu:,}",
         "connections made anew a second (age 300 s)": f"{CLIENTS * gpu / AGE_SECONDS:,.0f}",
         "series in Prometheus, CPU pods": f"{series:,.0f}",

@@ -26,6 +26,12 @@ logger = logging.getLogger(__name__)
 MARGIN = 1.25
 
 
+class _Missed(DeadlineExceeded):
+    """Its time was over in the queue: no refusal, since it had been taken."""
+
+    reason = ""
+
+
 class Batcher:
     """The queue in front of one graph, on one event loop."""
 
@@ -183,7 +189,7 @@ class Batcher:
             return True
         if late:
             self._metrics.deadline_missed.inc()
-            ticket.fail(DeadlineExceeded("the deadline passed in the queue"))
+            ticket.fail(_Missed("the deadline passed in the queue"))
         self._drop(ticket)
         return False
 

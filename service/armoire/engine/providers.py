@@ -87,6 +87,10 @@ class Provider:
         session._model_bytes = None
         if (taken := session.get_providers()[0]) != self.name:
             raise BadSettings(f"{self.name} was asked for and ONNX Runtime took {taken}")
+        if self.name == CUDA:
+            # It logs an error for each way to run a node that cuDNN does not have, dozens in fp16, and takes another.
+            # Not before a session is open: of a library of CUDA's that is missing nothing but the log tells.
+            ort.set_default_logger_severity(_FATAL)
         return session
 
     def fault(self, what: str, error: Exception) -> BadBundle | BadSettings:
@@ -120,9 +124,6 @@ def cuda(max_batch: int, *, fp16: bool, cuda_graphs: bool = True) -> Provider:
             "this ONNX Runtime is a build without CUDA; install armoire[cuda] in an environment of its own"
         )
     ort.preload_dlls()
-    # ONNX Runtime logs an error for each way to run a node that cuDNN does not have, dozens in fp16, and takes another.
-    # What really fails comes as an exception, too.
-    ort.set_default_logger_severity(_FATAL)
     return Provider(
         CUDA,
         form="cuda-fp16" if fp16 else "cuda",
