@@ -12,7 +12,7 @@ from training import randomness
 from training.data import idx as datasets
 
 MODELS = Path(__file__).parent.parent.parent / "service" / "armoire" / "models"
-PROMISES = {"fashion-mnist": 238.5, "fashion-mnist-2d": 261.0}
+PROMISES = {"fashion-mnist": 236.0, "fashion-mnist-2d": 258.5}
 
 whole_set = pytest.mark.skipif(
     not (datasets.DEBIAN_FOLDER / datasets.TRAIN_IMAGES).exists(),
@@ -32,7 +32,6 @@ def test_a_bundled_model_keeps_its_promise(name: str) -> None:
     assert manifest["metrics"]["images"] == 10_000
     assert manifest["metrics"]["sum"] <= PROMISES[name]
     assert manifest["training"]["data"] == "Fashion-MNIST"
-    assert manifest["training"]["seconds"] <= 60 * 60  # on one core that had other work, too
     assert f"| {manifest['metrics']['sum']:.2f} |" in (MODELS / name / "1" / "README.md").read_text()
 
 
