@@ -130,10 +130,10 @@ def test_a_guarded_health_tells_of_the_end(tokens: Path) -> None:
         stub = health_pb2_grpc.HealthStub(channel)
         states = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE), metadata=GOOD, timeout=60)
         assert next(states).status == SERVING
-        running.call(running.server.hurry)
         stopping = running.submit(running.server.stop())
         assert next(states).status == NOT_SERVING
         states.cancel()
+        running.call(running.server.hurry)  # not before: it may end the watch without its last word
     stopping.result(60)
 
 
