@@ -44,7 +44,7 @@ lint: $(VENV)/.dev  ## ruff, mypy --strict, import-linter, buf, generated stubs 
 test: lint  ## lint, then every test that fits in CI
 	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=95
 
-test-soak: $(VENV)/.dev  ## 200,000 hostile inputs, floods, half an hour under load (about an hour and a half)
+test-soak: $(VENV)/.dev  ## 200,000 hostile inputs, floods, half an hour under load (about two hours)
 	$(BIN)/pytest tests/soak tests/service/test_batching.py -m "not gpu" --hypothesis-profile=soak --timeout=14400 --soak-json=soak.json --soak-png=soak.png $(ARGS)
 
 bench: $(VENV)/.dev  ## the service against bare ONNX Runtime and bare grpc.aio, on a core of its own (about 9 minutes)

@@ -13,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from tqdm import tqdm
 
+from training import progress
 from training.config import Config, preset
 from training.data import Data, sources
 from training.errors import TrainingError
@@ -148,12 +149,5 @@ def _any_process(fabric: Fabric, requested: bool) -> bool:
 
 
 def _bar(fabric: Fabric, total: int) -> "tqdm[Never]":
-    """Images done of all epochs, images/s and the time left; in a log file a line every half minute will do."""
-    return tqdm(
-        total=total,
-        unit=" images",
-        unit_scale=True,
-        dynamic_ncols=True,
-        mininterval=0.2 if sys.stderr.isatty() else 30,
-        disable=not fabric.is_global_zero,
-    )
+    """Images done of all epochs, images/s and the time left."""
+    return progress.bar(total=total, unit=" images", unit_scale=True, disable=not fabric.is_global_zero)

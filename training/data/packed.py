@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from training import files
+from training import files, progress
 from training.data import Split, named_folder
 from training.errors import TrainingError
 
@@ -231,12 +230,5 @@ def _cores() -> int:
 
 
 def _bar(total: int) -> "tqdm[Never]":
-    """Images done, images/s and the time left; in a log file a line every half minute will do."""
-    return tqdm(
-        total=total,
-        desc="packing",
-        unit=" images",
-        unit_scale=True,
-        dynamic_ncols=True,
-        mininterval=0.2 if sys.stderr.isatty() else 30,
-    )
+    """Images done, images/s and the time left."""
+    return progress.bar(total=total, desc="packing", unit=" images", unit_scale=True)

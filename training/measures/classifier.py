@@ -4,15 +4,13 @@ It is no Inception network, and the Fréchet distance in its features is no FID:
 """
 
 import io
-import sys
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from training import files, randomness
+from training import files, progress, randomness
 from training.data import Data, Source, Split, as_pixels
 from training.errors import TrainingError
 
@@ -105,7 +103,7 @@ def _train(classifier: Classifier, data: Data, seed: int) -> None:
     optimizer = torch.optim.Adam(classifier.parameters(), lr=LEARNING_RATE)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     classifier.train()
-    for step in tqdm(range(steps), "classifier", dynamic_ncols=True, mininterval=_interval()):
+    for step in progress.bar(range(steps), desc="classifier"):
         epoch, index = divmod(step, per_epoch)
         rows = randomness.order(seed, len(data.train), epoch)[index * batch : (index + 1) * batch]
         images, labels = data.train.images[rows], data.train.labels[rows]
@@ -121,10 +119,6 @@ def _train(classifier: Classifier, data: Data, seed: int) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         rates.step()
-
-
-def _interval() -> float:
-    return 0.2 if sys.stderr.isatty() else 30
 
 
 def frechet_distance(one: Tensor, other: Tensor) -> float:

@@ -4,13 +4,12 @@ Neither the package nor its weights come with this one: `pip install torch-fidel
 to the torch that is installed, and the file of weights that torch-fidelity's documentation names.
 """
 
-import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from training import progress
 from training.errors import TrainingError
 
 FEATURES = 2048  # as many images are the fewest whose covariance has full rank
@@ -48,13 +47,8 @@ class Inception:
     def features(self, images: Tensor) -> Tensor:
         """Features float64 [n, 2048] of uint8 [n, h, w, c]; grey images are seen as colours."""
         parts = []
-        batches = torch.split(images, ROWS)
-        for batch in tqdm(batches, "inception", dynamic_ncols=True, mininterval=_interval()):
+        for batch in progress.bar(torch.split(images, ROWS), desc="inception"):
             pixels = batch.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
             (found,) = self._network(pixels)
             parts.append(found)
         return torch.cat(parts).double()
-
-
-def _interval() -> float:
-    return 0.2 if sys.stderr.isatty() else 30
