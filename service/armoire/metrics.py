@@ -53,7 +53,7 @@ class Metrics:
         )
         self._request_duration = Histogram(
             "armoire_request_duration_seconds",
-            "From the call's arrival to its answer.",
+            "From the arrival of a call that was not refused to its answer.",
             ("method",),
             buckets=SECONDS,
             registry=registry,
@@ -85,7 +85,7 @@ class Metrics:
         self._padding_rows = Counter(
             "armoire_padding_rows_total", "Rows run only to fill a batch size.", registry=registry
         )
-        self.rejected = Counter(
+        self._rejected = Counter(
             "armoire_rejected_total", "Calls refused, by reason.", ("reason",), registry=registry
         )
         self._deadline_missed = Counter(
@@ -150,7 +150,7 @@ class Metrics:
         )
         # From the first scrape on: a series that begins with its first event has no rise that an alert could see.
         for counter, values in (
-            (self.rejected, REASONS),
+            (self._rejected, REASONS),
             (self.canaries, ("passed", "failed")),
             (self.model_changes, ("loaded", "removed", "refused")),
         ):
@@ -165,13 +165,27 @@ class Metrics:
     def _durations(self, method: str) -> Histogram:
         return self._request_duration.labels(method)
 
-    def answered(self, method: str, code: str, seconds: float, exemplar: dict[str, str] | None) -> None:
-        """Count a call; looking its labels up anew each time would cost more than counting.
+    @functools.cache  # noqa: B019
+    def _refusals(self, reason: str) -> Counter:
+        return self._rejected.labels(reason)
 
-        ``exemplar`` are the labels of its trace, which lead from its bucket of the histogram to its spans.
-        """
+    # Looking labels up anew for each call would cost more than counting does.
+    def answered(self, method: str, code: str, seconds: float, exemplar: dict[str, str] | None) -> None:
+        """Count a call; ``exemplar`` are the labels of its trace, which lead from its bucket to its spans."""
         self._answers(method, code).inc()
         self._durations(method).observe(seconds, exemplar)
+
+    def refused(self, method: str, code: str, reason: str) -> None:
+        """Count a call that was refused.
+
+        Its time is left out: an overloaded server says no within milliseconds and would look the faster for it.
+        """
+        self._answers(method, code).inc()
+        self.rejected(reason)
+
+    def rejected(self, reason: str) -> None:
+        """Count a refusal, of a call that is counted elsewhere or nowhere."""
+        self._refusals(reason).inc()
 
     def calibrated(
         self, model: str, graph: str, cost: Mapping[int, float], largest_batch: int, longest_delay: float

@@ -202,6 +202,7 @@ def test_metrics_count_calls_rows_and_refusals(server: Running, client: Client) 
         ('armoire_requests_total{code="OK",method="Decode"}', 1),
         ('armoire_requests_total{code="INVALID_ARGUMENT",method="Sample"}', 1),
         ('armoire_request_duration_seconds_count{method="Decode"}', 1),
+        ('armoire_request_duration_seconds_count{method="Sample"}', 0),  # it was refused
         ('armoire_rows_total{graph="decoder",model="fashion-mnist"}', 5),
         ('armoire_batch_rows_sum{graph="decoder",model="fashion-mnist"}', 5),
         ('armoire_queue_duration_seconds_count{graph="decoder",model="fashion-mnist"}', 1),

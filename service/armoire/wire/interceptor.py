@@ -216,9 +216,10 @@ class CallInterceptor:
         problem = "" if failure is None else str(failure)
         if self._traces is not None:
             self._traces.end(call, code, problem)
-        self._metrics.answered(method, code.name, seconds, call.trace)
         if failure is not None and failure.reason:
-            self._metrics.rejected.labels(failure.reason).inc()
+            self._metrics.refused(method, code.name, failure.reason)
+        else:
+            self._metrics.answered(method, code.name, seconds, call.trace)
         trace_id = call.trace["trace_id"] if call.trace else ""
         self._log.add(method, code.name, seconds, request_id, trace_id, call.caller.name, problem)
 

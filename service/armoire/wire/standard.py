@@ -30,7 +30,7 @@ class Guard:
         try:
             self._tokens.require(str(metadata.get("authorization", "")))
         except Unauthenticated as error:
-            self._metrics.rejected.labels(error.reason).inc()
+            self._metrics.rejected(error.reason)
             await context.abort(refusal, str(error))
 
 
