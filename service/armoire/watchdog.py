@@ -93,7 +93,7 @@ class Watchdog:
         longest = self._lanes.longest()
         stuck = longest > self._settings.stuck_seconds
         self._judge(LANE, f"a batch has been running for {longest:.1f} s" if stuck else "")
-        failures = sum(queue.failures for model in self._models() for queue in model.queues.values())
+        failures = self._failed_batches()
         # Models that have gone took theirs along.
         self._failures = min(self._failures, failures)
         due = time.monotonic() >= self._due or failures > self._failures
@@ -117,17 +117,23 @@ class Watchdog:
         names = {model.where for model in models}
         for gone in self._faults.keys() - names - {LANE}:
             self._judge(gone, "")
-        unrunnable = False
+        ran = unrunnable = False
         for model in models:
+            gpu = model.provider == CUDA
             try:
                 fault = await self._canary_of(model)
+                ran |= gpu
             except Internal as error:
-                fault, unrunnable = str(error), unrunnable or model.provider == CUDA
+                fault = str(error)
+                unrunnable |= gpu
             except Overloaded:
                 continue
             self._metrics.canaries.labels("failed" if fault else "passed").inc()
             self._judge(model.where, f"the canary failed: {fault}" if fault else "")
-        self._unrunnable = self._unrunnable + 1 if unrunnable else 0
+        # A canary's own failure is no news that would ask for another before its time.
+        self._failures = self._failed_batches()
+        # What runs another model is not lost.
+        self._unrunnable = self._unrunnable + 1 if unrunnable and not ran else 0
         if self._unrunnable >= LOST_AFTER:
             self._lost()
         if self._faults.keys() & names:
@@ -148,6 +154,9 @@ class Watchdog:
         except StartError as error:
             return str(error)
         return ""
+
+    def _failed_batches(self) -> int:
+        return sum(queue.failures for model in self._models() for queue in model.queues.values())
 
     def _plan(self, seconds: float) -> None:
         self._due = time.monotonic() + seconds if seconds else float("inf")

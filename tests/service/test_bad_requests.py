@@ -366,6 +366,22 @@ def test_bombs_that_are_each_small_enough_are_bounded_together(calls: pb_grpc.La
     check_invalid(calls, "Encode", but("Encode", images=images), "images.encoded.images", "pixels together")
 
 
+def test_bombs_are_bounded_over_all_messages_of_a_call(calls: pb_grpc.LatentServiceStub) -> None:
+    """What is too much in one message is too much in two, or in many."""
+    bombs = of(pb.Images(encoded=pb.EncodedImages(images=[png(4096, 4096, bytes(4097 * 4096))] * 3)))
+    name = "{}.images.encoded.images".format
+    check_invalid(
+        calls,
+        "Interpolate",
+        but("Interpolate", start=bombs, end=bombs),
+        f"{name('start')}, {name('end')}",
+        "pixels together",
+    )
+    examples = pb.Examples(positives=bombs, negatives=bombs)
+    fields = [name(f"edits[0].examples.{group}") for group in ("positives", "negatives")]
+    check_invalid(calls, "AddAttribute", edited(examples=examples), ", ".join(fields), "pixels together")
+
+
 VECTOR = {
     "rank 0": (tensor([], bytes(4)), f"shape is []; [{D}] is wanted"),
     "rank 2": (z(), f"shape is [1, {D}]; [{D}] is wanted"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -98,6 +100,28 @@ async def test_calls_that_arrive_together_run_together() -> None:
     queue = batcher(engine)
     await asyncio.gather(*(queue.submit(rows(1), Call()) for _ in range(8)))
     assert engine.sizes == [8]
+
+
+async def test_rows_of_a_caller_that_has_gone_are_let_go() -> None:
+    """While a batch is running, what was cancelled in the queue behind it is in memory no more."""
+    engine = Engine()
+    engine.gate.clear()
+    queue = batcher(engine)
+    first = asyncio.create_task(queue.submit(rows(1), Call()))
+    await settle()
+    waiting = rows(8)
+    kept = weakref.ref(waiting)
+    gone = asyncio.create_task(queue.submit(waiting, Call()))
+    del waiting
+    await settle()
+    assert kept() is not None
+    gone.cancel()
+    await asyncio.wait([gone])
+    del gone
+    gc.collect()
+    assert kept() is None
+    engine.gate.set()
+    await first
 
 
 async def test_what_waits_while_the_engine_runs_is_the_next_batch() -> None:

@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from armoire.client import Client
+from armoire.engine.providers import CUDA
 from armoire.errors import Internal
 from armoire.ops.autoencoder import Autoencoder
 from armoire.v1 import armoire_pb2 as pb
@@ -36,7 +38,7 @@ def watching(running: Running, service: str = "") -> Iterator[Iterator[int]]:
     """What Watch says of a service, one status after the other."""
     with grpc.insecure_channel(running.address) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(
-            health_pb2.HealthCheckRequest(service=service), timeout=60
+            health_pb2.HealthCheckRequest(service=service), timeout=20
         )
         yield (answer.status for answer in watch)
         watch.cancel()
@@ -146,6 +148,59 @@ def test_a_batch_that_fails_brings_the_canary_forward() -> None:
         assert not running.server.lost.is_set()
 
 
+def test_a_canary_that_cannot_run_is_asked_again_less_and_less_often() -> None:
+    """Its own failed batch brings none forward: the third comes three seconds after the first, or later."""
+    with (
+        serving(canary_seconds="3600") as running,
+        watching(running) as health,
+        Client(running.address) as client,
+    ):
+        assert next(health) == SERVING
+        mended = broken(model_of(running))
+        with pytest.raises(Internal):
+            client.decode(LATENTS)
+        assert next(health) == NOT_SERVING
+        began = time.monotonic()
+        until(lambda: value(scrape(running), FAILED) >= 4, "three canaries have failed")
+        # The first wait is a second and the next two, from the canary's end, seen every half a second.
+        assert time.monotonic() - began > 2.0
+        mended.set()
+        assert next(health) == SERVING
+
+
+def test_a_device_that_runs_another_model_is_not_lost() -> None:
+    """One model of two that cannot run on a GPU turns health, however often, and does not end the server."""
+    with serving(canary_seconds="0.1") as running, watching(running) as health:
+        assert next(health) == SERVING
+        models = list(running.server._servicer.catalogue)
+        assert len(models) == 2
+        for model in models:
+            model.provider = CUDA
+        mended = broken(model_of(running))
+        assert next(health) == NOT_SERVING
+        until(
+            lambda: value(scrape(running), FAILED) >= 4,
+            "its canary has failed more often than a lost device's",
+        )
+        assert not running.server.lost.is_set()
+        mended.set()
+        assert next(health) == SERVING
+
+
+def test_a_model_that_hangs_as_it_warms_up_is_seen() -> None:
+    """What a new version runs in a lane before it is served counts as a batch: stuck, it is NOT_SERVING."""
+    go = threading.Event()
+    with serving(stuck_seconds="0.2", canary_seconds="0") as running, watching(running) as health:
+        assert next(health) == SERVING
+        lanes = running.server._repository.loader.lanes
+        warming = threading.Thread(target=lanes.call, args=(lambda: go.wait(60),))
+        warming.start()
+        assert next(health) == NOT_SERVING
+        go.set()
+        warming.join()
+        assert next(health) == SERVING
+
+
 def test_a_watcher_who_does_not_read_holds_nobody_up() -> None:
     """One that lets the server send nothing changes neither what others are told nor the shutdown."""
     running = Running(stuck_seconds="0.2", canary_seconds="0")
@@ -159,12 +214,13 @@ def test_a_watcher_who_does_not_read_holds_nobody_up() -> None:
                 with running.holding():
                     assert next(health) == NOT_SERVING
                 assert next(health) == SERVING
-                running.call(running.server.hurry)
-                running.close()
+                stopping = running.submit(running.server.stop())
                 assert next(health) == NOT_SERVING
+                # Told in time, since nobody hurried; nor does the silent one keep the server.
+                running.call(running.server.hurry)
+                stopping.result(30)
     finally:
-        if not running.server._health._stopping:
-            running.close()
+        running.close()
 
 
 def test_a_service_that_is_not_there_is_told_and_not_kept(server: Running) -> None:

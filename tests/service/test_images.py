@@ -47,7 +47,7 @@ def png(width: int, height: int, rows: bytes, *chunks: bytes, depth: int = 8, co
 def decode(
     content: bytes, shape: tuple[int, int, int] = GREY, preprocessing: Preprocessing = PADDED
 ) -> np.ndarray:
-    return images.decode([content], shape, preprocessing, "images")[0]
+    return images.decode({"images": [content]}, shape, preprocessing)[0][0]
 
 
 def padded(grey: np.ndarray) -> np.ndarray:
@@ -204,7 +204,7 @@ def test_a_png_reply_holds_the_exact_pixels(channels: int, data: st.DataObject) 
     pixels = data.draw(hnp.arrays(np.uint8, (2, 5, 7, channels)))
     files = images.encode(pixels, pb.IMAGE_FORMAT_PNG)
     assert [content[:8] for content in files] == [b"\x89PNG\r\n\x1a\n"] * 2
-    np.testing.assert_array_equal(images.decode(files, (5, 7, channels), PADDED, "images"), pixels)
+    np.testing.assert_array_equal(images.decode({"images": files}, (5, 7, channels), PADDED)[0], pixels)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -222,7 +222,7 @@ def test_a_jpeg_reply_is_a_jpeg_of_nearly_these_pixels(channels: int) -> None:
 def test_files_keep_their_order() -> None:
     """Row i is file i."""
     files = [file(Image.new("L", (28, 28), value)) for value in range(10)]
-    came = images.decode(files, GREY, PADDED, "images")
+    (came,) = images.decode({"images": files}, GREY, PADDED)
     assert came.shape == (10, 32, 32, 1)
     assert came[:, 16, 16, 0].tolist() == list(range(10))
 
@@ -256,7 +256,7 @@ REFUSED = {
 def test_what_is_no_png_or_jpeg_is_refused(content: bytes) -> None:
     """Damaged files and other formats are InvalidArgument with the index of the file."""
     with pytest.raises(InvalidArgument, match="no PNG or JPEG file that can be decoded") as caught:
-        images.decode([GOOD, content], GREY, PADDED, "images.encoded.images")
+        images.decode({"images.encoded.images": [GOOD, content]}, GREY, PADDED)
     assert caught.value.field == "images.encoded.images[1]"
 
 
@@ -281,7 +281,7 @@ def test_many_large_pictures_in_one_call_are_refused() -> None:
     """However small the files are, a call's pictures together are bounded."""
     content = png(4096, 4096, bytes(4097 * 4096))
     with pytest.raises(InvalidArgument, match="pixels together; at most") as caught:
-        images.decode([content] * 1000, GREY, PADDED, "images")
+        images.decode({"images": [content] * 1000}, GREY, PADDED)
     assert caught.value.field == "images"
 
 
@@ -315,9 +315,9 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
     scan = file[file.rindex(b"\xff\xda") : -2]
     bomb = file[:-2] + scan * 1000 + file[-2:]
     preprocessing = images.Preprocessing(None, (32, 32), 0)
-    assert images.decode([file], (32, 32, 1), preprocessing, "images").shape == (1, 32, 32, 1)
+    assert images.decode({"images": [file]}, (32, 32, 1), preprocessing)[0].shape == (1, 32, 32, 1)
     with pytest.raises(InvalidArgument, match="scans; at most 32"):
-        images.decode([bomb], (32, 32, 1), preprocessing, "images")
+        images.decode({"images": [bomb]}, (32, 32, 1), preprocessing)
 
 
 def test_a_call_holds_one_picture_in_memory_at_a_time() -> None:
@@ -328,7 +328,7 @@ from PIL import Image
 from armoire.wire.images import Preprocessing, decode
 buffer = io.BytesIO()
 Image.new("RGB", (4096, 4096)).save(buffer, "PNG")
-decode([buffer.getvalue()] * int(sys.argv[1]), (32, 32, 3), Preprocessing(None, (32, 32), 0), "images")
+decode({"images": [buffer.getvalue()] * int(sys.argv[1])}, (32, 32, 3), Preprocessing(None, (32, 32), 0))
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
     one, four = (

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import logging
+import math
 import shutil
 import signal
 import threading
@@ -29,6 +30,7 @@ from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
 from armoire.wire.tensors import to_tensor
 from tests import bundles
+from tests.service.test_bad_bundles import graph, poison
 from tests.service.test_server import process, ready, scrape, value
 from tests.serving import Running, serving
 
@@ -142,8 +144,8 @@ def a_wrong_shape(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest | {"latent_size": 17}))
 
 
-def not_a_number(folder: Path) -> None:
-    """Golden outputs that no graph gives: weights that are not finite do that."""
+def other_answers(folder: Path) -> None:
+    """Golden outputs that are not these graphs'."""
     with np.load(folder / "golden.npz") as archive:
         golden = dict(archive)
     golden["decoded_pixels"] = 255 - golden["decoded_pixels"]
@@ -158,7 +160,8 @@ def not_a_number(folder: Path) -> None:
         (half_copied, "encoder.onnx cannot be read"),
         (without_manifest, "manifest.json cannot be read"),
         (a_wrong_shape, "latent_size 17"),
-        (not_a_number, "golden output"),
+        (other_answers, "the decoder's pixels differ from its golden output"),
+        (graph("encoder.onnx", poison(math.nan)), "the encoder's mean differs from its golden output by nan"),
     ],
 )
 def test_a_bad_bundle_is_refused_and_the_old_one_stays(

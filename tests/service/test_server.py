@@ -14,7 +14,7 @@ import threading
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
@@ -213,6 +213,17 @@ def test_metrics_count_calls_rows_and_refusals(server: Running, client: Client) 
     assert value(after, 'armoire_pending_rows{graph="decoder",model="fashion-mnist"}') == 0
     info = next(line for line in after.splitlines() if line.startswith("armoire_model_info{"))
     assert 'provider="CPUExecutionProvider"' in info
+
+
+def test_who_asks_the_metrics_port_for_nothing_is_sent_away(server: Running) -> None:
+    """A connection without a request, or with half of one, is closed within seconds; metrics are told meanwhile."""
+    host, _, port = server.metrics_address.rpartition(":")
+    with ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection((host, int(port)), 30)) for _ in range(20)]
+        for each in silent[10:]:
+            each.sendall(b"GET /met")
+        assert "armoire_requests_total" in scrape(server)
+        assert {each.recv(1) for each in silent} == {b""}
 
 
 def test_a_reply_tells_its_times_and_its_request_id(stub: pb_grpc.LatentServiceStub) -> None:

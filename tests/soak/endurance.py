@@ -6,8 +6,8 @@ import json
 import statistics
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from scipy.stats import theilslopes
 
 from armoire.load.tally import Tally
 from tests.soak.mixture import EVERY_RPC, Mixture, Share, added
-from tests.soak.process import ServerProcess, until
+from tests.soak.process import ServerProcess, apart, until
 from tests.soak.sampler import Point, Sampler
 from tests.soak.trouble import Trouble
 
@@ -38,7 +38,7 @@ class Load:
     stages: int = 30
     stage_seconds: float = 60.0
     of_capacity: float = 0.8
-    capacity_seconds: float = 5.0
+    capacity_seconds: float = 10.0  # for each RPC
     trouble: float = 10.0
     shares: Mapping[str, Share] = field(default_factory=lambda: EVERY_RPC)
     nudge: Nudge | None = None
@@ -114,14 +114,19 @@ class Record:
 def run(server: ServerProcess, load: Load) -> Record:
     """Measure what the server bears, then load it stage after stage."""
     with ExitStack() as stack:
+        stack.enter_context(apart(server))
         mixture = Mixture(server.address, load.shares, stack)
-        capacity, _ = mixture.capacity(load.capacity_seconds)
+        # What it bears beside all that is asked of it later.
+        with Trouble(server.address, load.trouble), _nudging(server, load):
+            capacity, _ = mixture.capacity(load.capacity_seconds)
         rate = capacity * load.of_capacity
         before = server.answered()
-        with Sampler(server.pid) as sampler, Trouble(server.address, load.trouble) as trouble:
-            stop = _nudging(server, load)
+        with (
+            Sampler(server.pid) as sampler,
+            Trouble(server.address, load.trouble) as trouble,
+            _nudging(server, load),
+        ):
             tallies = [mixture.stage(rate, load.stage_seconds, number) for number in range(load.stages)]
-            stop()
     sent = Counter(trouble.codes)
     for tally in tallies:
         sent += tally.errors
@@ -188,8 +193,9 @@ def _p99(tally: Tally) -> float:
     return value
 
 
-def _nudging(server: ServerProcess, load: Load) -> Callable[[], None]:
-    """Nudge the server from a thread, and give what ends it."""
+@contextmanager
+def _nudging(server: ServerProcess, load: Load) -> Iterator[None]:
+    """Nudge the server from a thread while the block runs."""
     over = threading.Event()
 
     def work() -> None:
@@ -198,9 +204,8 @@ def _nudging(server: ServerProcess, load: Load) -> Callable[[], None]:
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-
-    def stop() -> None:
+    try:
+        yield
+    finally:
         over.set()
         thread.join()
-
-    return stop

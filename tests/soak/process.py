@@ -154,6 +154,23 @@ def server_process(*arguments: str, program: Sequence[str] = ARMOIRE) -> Iterato
         running.kill()
 
 
+@contextmanager
+def apart(server: ServerProcess) -> Iterator[None]:
+    """While the block runs, the server has the last core for itself and its callers the others, if there are two."""
+    mine = os.sched_getaffinity(0)
+    if len(mine) == 1:
+        yield
+        return
+    core = {max(mine)}
+    for task in Path(f"/proc/{server.pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), core)
+    os.sched_setaffinity(0, mine - core)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
 def until(condition: Callable[[], bool], seconds: float) -> bool:
     """Wait until a condition holds, and tell whether it came to that in time."""
     end = time.monotonic() + seconds

@@ -23,7 +23,7 @@ from tests.soak.process import ServerProcess, server_process
 from tests.soak.sampler import Point
 from tests.soak.scale import is_soak
 
-FLAGS = ("--provider", "cpu")
+FLAGS = ("--provider", "cpu", "--threads", "1")
 #: Two RPCs for a few seconds: that everything is there, not how good it is.
 SHORT = Load(
     stages=3,

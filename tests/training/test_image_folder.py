@@ -237,8 +237,8 @@ def test_a_picture_becomes_what_the_service_makes_of_it(crop: int | None, folder
     for name, picture in modes.items():
         picture.save(folder / name)
     paths = [folder / name for name in modes]
-    service = decode(
-        [path.read_bytes() for path in paths], (64, 64, 3), Preprocessing(crop, (64, 64), 0), "pictures"
+    (service,) = decode(
+        {"pictures": [path.read_bytes() for path in paths]}, (64, 64, 3), Preprocessing(crop, (64, 64), 0)
     )
     np.testing.assert_array_equal(images_of(paths, crop, 64), service)
 

@@ -46,7 +46,7 @@ class Lanes:
         self._jobs.put(partial(self._run, number, loop, work, partial(self._leave, number, done)))
 
     def longest(self) -> float:
-        """Tell for how many seconds the oldest of the batches that run has been running."""
+        """Tell for how many seconds the oldest of what runs in the lanes has been running."""
         return time.monotonic() - min(list(self._began.values()), default=float("inf"))
 
     def call(self, work: Callable[[], T]) -> T:
@@ -58,12 +58,16 @@ class Lanes:
             RuntimeError: the lanes are closed.
         """
         future: Future[T] = Future()
+        number = next(self._numbers)
 
         def job() -> None:
+            self._began[number] = time.monotonic()
             try:
                 future.set_result(work())
             except BaseException as error:  # handed over, not swallowed
                 future.set_exception(error)
+            finally:
+                del self._began[number]
 
         with self._closing:
             if self._closed:

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
+import numpy as np
+
 from armoire.arrays import Array
 from armoire.errors import ArmoireError
 
 Outputs = tuple[Array, ...]
+NO_ROWS = np.empty(0, np.float32)
 
 
 class Engine(Protocol):
@@ -122,6 +125,9 @@ class Ticket:
 
     def drop(self) -> None:
         """Take what is left for nobody."""
+        if self.left == len(self.rows):
+            # No batch reads them, and the line keeps the ticket until its turn comes.
+            self.rows = NO_ROWS
         self.left = 0
 
     def finish(self, rows: int, outputs: Outputs | None) -> None:

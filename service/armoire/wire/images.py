@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,30 +54,38 @@ class Preprocessing:
 
 
 def decode(
-    files: Sequence[bytes], shape: tuple[int, int, int], preprocessing: Preprocessing, field: str
-) -> Pixels:
-    """Decode image files into uint8 [n, height, width, channels].
+    messages: Mapping[str, Sequence[bytes]], shape: tuple[int, int, int], preprocessing: Preprocessing
+) -> list[Pixels]:
+    """Decode the image files of one call into uint8 [n, height, width, channels] for each of its messages.
 
     Args:
-        files: each a whole PNG or JPEG file; n of them.
+        messages: the fields' names as the caller wrote them, and what stands there: n whole PNG or JPEG files.
         shape: (height, width, channels) of the model; channels is 1 or 3.
         preprocessing: for pictures of another size.
-        field: the field's name as the caller wrote it.
 
     Raises:
         InvalidArgument: a file that is no PNG or JPEG, is damaged, or claims too many pixels.
     """
-    height, width, channels = shape
     # All headers first: nothing is decoded for a call that is refused.
-    opened = [_open(file, f"{field}[{index}]") for index, file in enumerate(files)]
-    claimed = sum(image.width * image.height for image in opened)
+    opened = {
+        field: [_open(file, f"{field}[{index}]") for index, file in enumerate(files)]
+        for field, files in messages.items()
+    }
+    claimed = sum(image.width * image.height for pictures in opened.values() for image in pictures)
     if claimed > MAX_CALL_PIXELS:
         raise InvalidArgument(
             f"the pictures are {claimed} pixels together; at most {MAX_CALL_PIXELS} are taken in one call",
-            field,
+            ", ".join(messages),
         )
-    pixels = np.empty((len(files), height, width, channels), np.uint8)
-    for index, picture in enumerate(opened):
+    return [_decode(pictures, shape, preprocessing, field) for field, pictures in opened.items()]
+
+
+def _decode(
+    pictures: Sequence[Image.Image], shape: tuple[int, int, int], preprocessing: Preprocessing, field: str
+) -> Pixels:
+    height, width, channels = shape
+    pixels = np.empty((len(pictures), height, width, channels), np.uint8)
+    for index, picture in enumerate(pictures):
         image = _load(picture, f"{field}[{index}]")
         if image.size != (width, height):
             image = preprocessing.apply(image)

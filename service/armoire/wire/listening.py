@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 from http.server import HTTPServer
+from typing import Any
 
 import grpc
 import prometheus_client
@@ -20,6 +21,8 @@ MAX_PENDING_CALLS = 8192
 MAX_CONNECTION_CALLS = MAX_PENDING_CALLS // 2
 # A caller says hello within HANDSHAKE; a connection without a call is closed, and a client opens another unseen.
 HANDSHAKE_MS, IDLE_MS = 20_000, 300_000
+# Who connects to the metrics and asks for nothing keeps a thread for so long.
+METRICS_SECONDS = 5.0
 INT_MAX = 2**31 - 1
 
 
@@ -77,6 +80,16 @@ def serve_metrics(address: str, registry: prometheus_client.CollectorRegistry) -
         raise BadSettings(
             f"metrics_listen is {address}, where no server can be bound: {getattr(error, 'strerror', None) or error}"
         ) from None
+    base: Any = http.RequestHandlerClass
+
+    class Impatient(base):  # type: ignore[misc]
+        timeout = METRICS_SECONDS
+
+        def handle(self) -> None:
+            with contextlib.suppress(TimeoutError):
+                super().handle()
+
+    http.RequestHandlerClass = Impatient
     return http, f"{host}:{http.server_port}"
 
 

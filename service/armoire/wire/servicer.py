@@ -7,27 +7,24 @@ ArmoireError is how a method answers with another status.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import secrets
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 from google.protobuf.descriptor import EnumDescriptor
 
 from armoire.arrays import Floats, Pixels
 from armoire.engine.batching import Batcher
-from armoire.errors import InvalidArgument, LimitExceeded, Overloaded, Unavailable
+from armoire.errors import InvalidArgument, LimitExceeded, Unavailable
 from armoire.ops.autoencoder import Autoencoder, Edit, Places
 from armoire.ops.catalogue import Catalogue
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
 from armoire.wire import framing, tensors
 from armoire.wire.caller import IncomingCall
+from armoire.wire.image_files import ImageFiles
 
-T = TypeVar("T")
 # More directions than this in one move are a mistake.
 MAX_EDITS = 64
 
@@ -44,8 +41,7 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
         """
         self.catalogue: Catalogue | None = None
         self._limits = limits
-        self._file_rows = 0
-        self._files = ThreadPoolExecutor(threads, thread_name_prefix="files")
+        self._files = ImageFiles(threads, limits.max_queue_rows)
 
     async def ListModels(self, request: pb.ListModelsRequest, call: IncomingCall) -> pb.ListModelsResponse:  # noqa: N802, ARG002, D102
         if self.catalogue is None:
@@ -56,7 +52,8 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
     async def Encode(self, request: pb.EncodeRequest, call: IncomingCall) -> bytes:  # noqa: N802, D102
         model = self._model(request, call)
         self._admit(_image_rows(request.images), "images", call)
-        means, log_variances = await model.encode(await self._images(request.images, model, "images"), call)
+        (pixels,) = await self._pixels({"images": request.images}, model)
+        means, log_variances = await model.encode(pixels, call)
         reply = pb.EncodeResponse
         return framing.serialize(
             reply(),
@@ -91,8 +88,7 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
         _at_least(request.steps, 2, "steps")
         rows = max(_point_rows(request.start), _point_rows(request.end), 1) * request.steps
         self._admit(rows, "steps", call)
-        start = await self._points(request.start, model, "start")
-        end = await self._points(request.end, model, "end")
+        start, end = await self._places({"start": request.start, "end": request.end}, model)
         if len(start) != len(end):
             raise InvalidArgument(f"{len(end)} points came; start has {len(start)}", "end")
         spherical = request.path == pb.INTERPOLATION_PATH_SPHERICAL
@@ -112,21 +108,29 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
             raise InvalidArgument(
                 f"{kept} came over all edits; at most {MAX_EDITS} are taken", "edits.orthogonal_to"
             )
+        named = {f"edits[{index}]": edit for index, edit in enumerate(request.edits)}
         rows = _point_rows(request.points)
         self._limit(rows, "points")
-        for index, edit in enumerate(request.edits):
+        for field, edit in named.items():
             rows += _point_rows(edit.examples.positives) + _point_rows(edit.examples.negatives)
-            self._limit(rows, f"edits[{index}].examples")
+            self._limit(rows, f"{field}.examples")
         call.caller.take(rows)
-        places = await self._points(request.points, model, "points")
-        edits = [await self._edit(edit, model, f"edits[{index}]") for index, edit in enumerate(request.edits)]
+        points = {"points": request.points}
+        for field, edit in named.items():
+            _check_edit(edit, field)
+            if edit.WhichOneof("direction") == "examples":
+                points[f"{field}.examples.positives"] = edit.examples.positives
+                points[f"{field}.examples.negatives"] = edit.examples.negatives
+        places, *examples = await self._places(points, model)
+        groups = iter(examples)
+        edits = [_edit(edit, field, model.latent_size, groups) for field, edit in named.items()]
         pixels, z = await model.edit(places, edits, call)
         reply = pb.AddAttributeResponse(latents=tensors.to_tensor(z))
         return await self._reply(reply, pixels, request.image_format)
 
     def close(self) -> None:
         """Let go of the threads, once no call is in flight."""
-        self._files.shutdown(wait=False, cancel_futures=True)
+        self._files.close()
 
     def _model(self, request: _AnyRequest, call: IncomingCall) -> Autoencoder:
         if self.catalogue is None:
@@ -148,56 +152,40 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
                 f"{rows} rows, more than max_rows = {allowed}; send them in several calls", field
             )
 
-    async def _points(self, points: pb.Points, model: Autoencoder, field: str) -> Places:
-        match points.WhichOneof("content"):
-            case "latents":
-                return tensors.to_floats(points.latents, ("n", model.latent_size), f"{field}.latents")
-            case "images":
-                return await self._images(points.images, model, f"{field}.images")
-        raise InvalidArgument("neither latents nor images is set; one of them is wanted", field)
+    async def _places(self, points: Mapping[str, pb.Points], model: Autoencoder) -> list[Places]:
+        """Read the points of one call, each by the name of its field."""
+        places: dict[str, Places] = {}
+        images = {}
+        for field, message in points.items():
+            match message.WhichOneof("content"):
+                case "latents":
+                    latents = tensors.to_floats(message.latents, ("n", model.latent_size), f"{field}.latents")
+                    places[field] = latents
+                case "images":
+                    images[f"{field}.images"] = message.images
+                case _:
+                    raise InvalidArgument("neither latents nor images is set; one of them is wanted", field)
+        pixels = iter(await self._pixels(images, model))
+        return [places[field] if field in places else next(pixels) for field in points]
 
-    async def _images(self, message: pb.Images, model: Autoencoder, field: str) -> Pixels:
+    async def _pixels(self, images: Mapping[str, pb.Images], model: Autoencoder) -> list[Pixels]:
+        """Read the images of one call, each by the name of its field; the files among them at last and together."""
         shape = model.bundle.image_shape
-        match message.WhichOneof("content"):
-            case "pixels":
-                return tensors.to_pixels(message.pixels, ("n", *shape), f"{field}.pixels")
-            case "encoded":
-                files, name = message.encoded.images, f"{field}.encoded.images"
-                if not files:
-                    raise InvalidArgument("no file came; at least one is wanted", name)
-                preprocessing = model.manifest.preprocessing
-
-                def decode() -> Pixels:
-                    from armoire.wire import (
-                        images,  # with Pillow, which a server without image files never needs
-                    )
-
-                    how = images.Preprocessing(**msgspec.structs.asdict(preprocessing))
-                    return images.decode(files, shape, how, name)
-
-                return await self._in_thread(len(files), decode)
-        raise InvalidArgument("neither pixels nor encoded is set; one of them is wanted", field)
-
-    async def _edit(self, edit: pb.AttributeEdit, model: Autoencoder, field: str) -> Edit:
-        _check_enum(edit.scale, pb.EditScale.DESCRIPTOR, f"{field}.scale")
-        strength = edit.strength if edit.HasField("strength") else 1.0
-        if not math.isfinite(strength):
-            raise InvalidArgument(f"{strength} came; a finite number is wanted", f"{field}.strength")
-        direction: str | Floats | tuple[Places, Places]
-        match edit.WhichOneof("direction"):
-            case "attribute":
-                direction = edit.attribute
-            case "vector":
-                direction = tensors.to_floats(edit.vector, (model.latent_size,), f"{field}.vector")
-            case "examples":
-                direction = (
-                    await self._points(edit.examples.positives, model, f"{field}.examples.positives"),
-                    await self._points(edit.examples.negatives, model, f"{field}.examples.negatives"),
-                )
-            case _:
-                raise InvalidArgument("none of attribute, vector, examples is set; one is wanted", field)
-        unit = edit.scale == pb.EDIT_SCALE_UNIT
-        return Edit(direction, strength, unit=unit, orthogonal_to=tuple(edit.orthogonal_to))
+        pixels: dict[str, Pixels] = {}
+        files: dict[str, Sequence[bytes]] = {}
+        for field, message in images.items():
+            match message.WhichOneof("content"):
+                case "pixels":
+                    pixels[field] = tensors.to_pixels(message.pixels, ("n", *shape), f"{field}.pixels")
+                case "encoded":
+                    name = f"{field}.encoded.images"
+                    if not message.encoded.images:
+                        raise InvalidArgument("no file came; at least one is wanted", name)
+                    files[name] = message.encoded.images
+                case _:
+                    raise InvalidArgument("neither pixels nor encoded is set; one of them is wanted", field)
+        decoded = iter(await self._files.decode(files, shape, model.manifest.preprocessing) if files else ())
+        return [pixels[field] if field in pixels else next(decoded) for field in images]
 
     async def _reply(self, reply: _WithImages, pixels: Pixels, image_format: pb.ImageFormat) -> bytes:
         """Serialize ``reply`` with its images, uint8 [..., h, w, c]."""
@@ -205,29 +193,8 @@ class LatentServicer(pb_grpc.LatentServiceServicer):
             path = (reply.IMAGES_FIELD_NUMBER, pb.Images.PIXELS_FIELD_NUMBER)
             return framing.serialize(reply, (path, pixels))
         flat = pixels.reshape(-1, *pixels.shape[-3:])
-
-        def encode() -> list[bytes]:
-            from armoire.wire import images
-
-            return images.encode(flat, image_format)
-
-        files = await self._in_thread(len(flat), encode)
-        reply.images.encoded.images.extend(files)
+        reply.images.encoded.images.extend(await self._files.encode(flat, image_format))
         return reply.SerializeToString()
-
-    async def _in_thread(self, rows: int, work: Callable[[], T]) -> T:
-        """Decode or encode ``rows`` image files; as many may wait as rows in front of a graph."""
-        if self._file_rows + rows > self._limits.max_queue_rows:
-            raise Overloaded(
-                f"{self._file_rows} image files are waiting and {rows} more pass max_queue_rows = "
-                f"{self._limits.max_queue_rows}; try again",
-                retry_after=0.1,
-            )
-        self._file_rows += rows
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._files, work)
-        finally:
-            self._file_rows -= rows
 
     def _describe(self, model: Autoencoder) -> pb.Model:
         manifest = model.manifest
@@ -292,6 +259,29 @@ def _point_rows(points: pb.Points) -> int:
 def _at_least(value: int, least: int, field: str) -> None:
     if value < least:
         raise InvalidArgument(f"{value} came; at least {least} is wanted", field)
+
+
+def _check_edit(edit: pb.AttributeEdit, field: str) -> None:
+    _check_enum(edit.scale, pb.EditScale.DESCRIPTOR, f"{field}.scale")
+    if not math.isfinite(edit.strength):
+        raise InvalidArgument(f"{edit.strength} came; a finite number is wanted", f"{field}.strength")
+    if edit.WhichOneof("direction") is None:
+        raise InvalidArgument("none of attribute, vector, examples is set; one is wanted", field)
+
+
+def _edit(edit: pb.AttributeEdit, field: str, latent_size: int, examples: Iterator[Places]) -> Edit:
+    """Read an edit that was checked; ``examples`` gives positives and negatives where it has some."""
+    direction: str | Floats | tuple[Places, Places]
+    match edit.WhichOneof("direction"):
+        case "attribute":
+            direction = edit.attribute
+        case "vector":
+            direction = tensors.to_floats(edit.vector, (latent_size,), f"{field}.vector")
+        case _:
+            direction = (next(examples), next(examples))
+    strength = edit.strength if edit.HasField("strength") else 1.0
+    unit = edit.scale == pb.EDIT_SCALE_UNIT
+    return Edit(direction, strength, unit=unit, orthogonal_to=tuple(edit.orthogonal_to))
 
 
 def _check_format(image_format: int) -> None:
