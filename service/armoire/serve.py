@@ -7,7 +7,7 @@ import gc
 import signal
 import sys
 
-from armoire import loop
+from armoire import loop, memory
 from armoire.errors import StartError
 
 
@@ -18,6 +18,7 @@ def serve(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # What a start makes stays: looking for garbage in it finds none. The server turns the collector on again.
     gc.disable()
+    memory.one_heap()
     try:
         from armoire import config, logs, process
     except ModuleNotFoundError as error:

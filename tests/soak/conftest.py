@@ -67,6 +67,8 @@ def tokens_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def target(tokens_file: Path, verdict: Verdict) -> Iterator[Target]:
     """A server process that takes little: 64 rows a call, 1 MiB a message."""
     limits = ("--max-rows", str(MAX_ROWS), "--max-message-mib", "1", "--threads", "1", "--provider", "cpu")
+    # With each canary goes what a burst has left in the C library: by default, once a minute.
+    limits += ("--canary-seconds", "1")
     with server_process(*limits, "--tokens-file", str(tokens_file)) as server:
         made = Target(server, verdict)
         yield made

@@ -31,8 +31,8 @@ Call = tuple[str, bytes]
 # Of what is sent frame by frame, so many calls on average are one example.
 # Memory after all kinds, of what it was once the server was warm; a few cases do not warm it up.
 MOST_GROWTH, SHORT_GROWTH = 1.05, 1.5
-# Descriptors and threads that come and go, and until they have.
-SPARE, SETTLE_SECONDS = 8, 1.0
+# Descriptors and threads that come and go; until they have, and until memory has gone back with a canary.
+SPARE, SETTLE_SECONDS = 8, 3.0
 LEAST_EXAMPLES, WARM_UP_PART = 5, 4
 AT_ONCE = 16
 EACH = 1 / AT_ONCE
