@@ -92,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("service/armoire/models"),
         metavar="MODELS",
-        help="folder of bundles, as the server's --models; NAME/VERSION/ is written in it (default: %(default)s)",
+        help="folder of bundles, as the server's --models; NAME/VERSION/ is written in it; of CelebA it has to be "
+        "outside this repository (default: %(default)s)",
     )
     export.add_argument(
         "--without",
