@@ -10,6 +10,8 @@ from pathlib import Path
 from training.config import LIKELIHOODS, PRESETS
 from training.errors import TrainingError
 
+MOST_PIXELS = 65536  # that a bundle's manifest may say
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a fault that the caller can mend, 130 when interrupted."""
@@ -62,6 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     instead.add_argument("--beta", type=_rate, help="weight of the rate against the distortion")
     instead.add_argument("--likelihood", choices=LIKELIHOODS, help="what p(x given z) is")
     instead.add_argument("--seed", type=_seed, help="of weights, data order and noise")
+    instead.add_argument(
+        "--crop",
+        type=_side,
+        metavar="PIXELS",
+        help="side of the centred square that is cut out of each picture (default: of CelebA's photographs what the "
+        "preset says, of others the largest)",
+    )
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -129,6 +138,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
+    return number
+
+
+def _side(text: str) -> int:
+    number = _positive(text)
+    if number > MOST_PIXELS:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MOST_PIXELS}")
     return number
 
 

@@ -8,6 +8,9 @@ from training.errors import TrainingError
 Likelihood = Literal["bernoulli", "gaussian"]
 DataName = Literal["fashion-mnist", "images"]
 LIKELIHOODS: tuple[str, ...] = get_args(Likelihood)
+# What is cut out of a picture: the centred square of so many pixels (of a smaller picture the largest), the largest
+# centred square, or the whole picture.
+Crop = int | Literal["square"] | None
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Config:
     data: DataName = "fashion-mnist"
     image_size: int = 32  # height and width
     image_channels: int = 1
-    crop: int | None = None  # side of the centred square of a photograph that becomes the image
+    crop: Crop = None  # what of a picture becomes the image; pixels are those of CelebA's photographs
     flips: bool = False  # half of the images are seen mirrored, anew in each step
     variational: bool = True
     likelihood: Likelihood = "bernoulli"

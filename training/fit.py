@@ -1,6 +1,7 @@
 """``python -m training fit PRESET``: train, from the data's order to the last checkpoint."""
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -24,24 +25,28 @@ from training.running.record import Record
 from training.running.trainer import Trainer
 
 INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
+# Fields in which a run may differ from its preset, since an option sets them.
+OPTIONS = ("epochs", "batch_size", "learning_rate", "beta", "likelihood", "accumulate", "seed", "crop")
+
+_log = logging.getLogger(__name__)
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     folder: Path = arguments.runs / arguments.preset
-    overrides = {
-        name: value
-        for name in ("epochs", "batch_size", "learning_rate", "beta", "likelihood", "accumulate", "seed")
-        if (value := getattr(arguments, name)) is not None
-    }
+    overrides = {name: value for name in OPTIONS if (value := getattr(arguments, name)) is not None}
     config = preset(arguments.preset)
+    if "crop" in overrides and config.data != "images":
+        raise TrainingError(
+            f"{config.preset} is trained on {config.data}, which is not cropped: leave out --crop"
+        )
     if arguments.resume:
         state = checkpoint.load(folder)
         with checkpoint.reading(folder):
             config = _resumed(Config.from_dict(state["config"]), overrides, folder)
     else:
         state = None
-        config = replace(config, **overrides)
+        config = replace(config, **{"crop": sources.default_crop(config, arguments.data), **overrides})
         if (folder / checkpoint.NAME).exists() and not arguments.restart:
             raise TrainingError(
                 f"{folder / checkpoint.NAME} exists: go on with --resume or begin anew with --restart"

@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 
 from armoire.wire.images import Preprocessing, decode
+from tests.training.processes import TORCHRUN, start
+from training.config import Crop
 from training.data import Data, image_folder
 from training.errors import TrainingError
 
@@ -55,9 +57,7 @@ def image_of(picture: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return images_of([picture], None, 64)[0]
 
 
-def images_of(
-    pictures: list[Path], crop: int | None, size: int
-) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def images_of(pictures: list[Path], crop: Crop, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """The pictures as a model gets them, uint8 [n, size, size, 3]."""
     folder = pictures[0].parent
     data = image_folder.load(folder, crop, size)
@@ -219,12 +219,27 @@ def test_of_an_image_smaller_than_the_crop_the_largest_square_is_taken(folder: P
     assert (images_of([folder / "a.png"], 148, 64)[0] == (10, 200, 30)).all()
 
 
-@pytest.mark.parametrize("crop", [None, 90])
-def test_a_picture_becomes_what_the_service_makes_of_it(crop: int | None, folder: Path) -> None:
-    """Pictures of every mode, cropped and resized, are to the byte what the service feeds the model."""
+def test_of_a_picture_of_any_size_the_largest_square_is_taken(folder: Path) -> None:
+    """A square as high as a broad picture is cut out of its middle, here and in the service."""
+    picture = Image.new("RGB", (300, 200), "black")
+    picture.paste((10, 200, 30), (50, 0, 250, 200))
+    picture.paste((200, 0, 0), (80, 30, 220, 170))
+    picture.save(folder / "a.png")
+    image = images_of([folder / "a.png"], "square", 40)[0]
+    assert (image[[0, 0, -1, -1], [0, -1, 0, -1]] == (10, 200, 30)).all()
+    assert (image[20, 20] == (200, 0, 0)).all()
+    how = Preprocessing("square", (40, 40), 0)
+    (service,) = decode([(folder / "a.png").read_bytes()], (40, 40, 3), how, "pictures")
+    np.testing.assert_array_equal(image, service)
+
+
+@pytest.mark.parametrize("crop", [None, 90, 50, "square"])
+def test_a_picture_becomes_what_the_service_makes_of_it(crop: Crop, folder: Path) -> None:
+    """Pictures of every mode and of the model's own size are to the byte what the service feeds the model."""
     modes = {
         "rgb.png": noise(100, 120),
         "rgb.jpg": noise(100, 120),
+        "own-size.png": noise(64, 64),
         "grey.png": noise(100, 120, 1),
         "grey.jpg": noise(100, 120, 1),
         "cmyk.jpg": noise(100, 120).convert("CMYK"),

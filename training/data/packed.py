@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training import files, progress
+from training.config import Crop
 from training.data import Split, named_folder
 from training.errors import TrainingError
 
@@ -26,7 +27,7 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 TOLERATED = 0.01  # of all images may be damaged
 BATCH = 256  # images that are decoded before the next are begun: bounds what waits in memory
 # A change of what is made of a file raises it, so that no cache of before is taken.
-VERSION = 1
+VERSION = 2
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def pack(
     folder: Path,
     train: Mapping[str, NDArray[np.bool_]],
     test: Mapping[str, NDArray[np.bool_]],
-    crop: int | None,
+    crop: Crop,
     size: int,
 ) -> tuple[Split, Split]:
     """Read the two parts' images, from the cache if the files are still what they were when it was written.
@@ -47,8 +48,7 @@ def pack(
         folder: of the images.
         train: name within ``folder`` -> labels bool [attributes] of each image to learn from, in order.
         test: the same of the held-out part; it shares no name with ``train``.
-        crop: side in pixels of the centred square that is cut out first, of a smaller image the largest square;
-            None: the whole picture.
+        crop: what is cut out of each picture first.
         size: height and width in pixels that the rest is brought to, as the service does: bilinear and antialiased.
 
     Returns:
@@ -104,7 +104,7 @@ def _images(folder: Path, names: Sequence[str], crop: int | None, size: int) -> 
     return stored
 
 
-def _fingerprint(folder: Path, names: Iterable[str], crop: int | None, size: int) -> str:
+def _fingerprint(folder: Path, names: Iterable[str], crop: Crop, size: int) -> str:
     """SHA-256 of what the cache is made from: names in order, sizes and times of the files, and the settings."""
     digest = hashlib.sha256(repr((VERSION, crop, size)).encode())
     for name in names:
@@ -157,9 +157,7 @@ def _write(path: Path, description: dict[str, Any], folder: Path, names: Sequenc
         unfinished.unlink(missing_ok=True)
 
 
-def _write_images(
-    path: Path, folder: Path, names: Sequence[str], crop: int | None, size: int
-) -> dict[str, str]:
+def _write_images(path: Path, folder: Path, names: Sequence[str], crop: Crop, size: int) -> dict[str, str]:
     """Write the images that can be read, uint8 [n, size, size, 3]; returns name -> reason of the others."""
     skipped: dict[str, str] = {}
 
@@ -197,7 +195,7 @@ def _too_many(folder: Path, skipped: dict[str, str], read: int, count: int) -> s
     )
 
 
-def _decode(path: Path, crop: int | None, size: int) -> NDArray[np.uint8] | str:
+def _decode(path: Path, crop: Crop, size: int) -> NDArray[np.uint8] | str:
     """The image in RGB, upright, uint8 [size, size, 3], or in one line why it cannot be had."""
     try:
         with Image.open(path, formats=FORMATS) as opened:
@@ -206,13 +204,13 @@ def _decode(path: Path, crop: int | None, size: int) -> NDArray[np.uint8] | str:
         return "the file is missing"
     except Exception as error:  # a decoder of damaged bytes raises what it likes
         return " ".join(str(error).split()) or type(error).__name__
+    if image.size == (size, size):
+        return np.asarray(image)  # not cropped: the service takes it for one of the model's own images
     if crop is not None:
-        side = min(crop, *image.size)
+        side = min(image.size) if crop == "square" else min(crop, *image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         image = image.crop((left, top, left + side, top + side))
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _rgb(image: Image.Image) -> Image.Image:
