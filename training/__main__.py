@@ -1,6 +1,7 @@
 """The command line: ``python -m training fit|evaluate|export|report PRESET...``, from the repository root."""
 
 import argparse
+import logging
 import math
 import os
 import sys
@@ -17,6 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a fault that the caller can mend, 130 when interrupted."""
     # ONNX Runtime's wheels report to their maker.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    # Of the processes that torchrun starts the first warns for all.
+    if os.environ.get("RANK", "0") != "0":
+        logging.getLogger("training").setLevel(logging.ERROR)
     arguments = _parser().parse_args(argv)
     # Each command imports what it needs only when it is asked for: --help need not wait for torch.
     try:

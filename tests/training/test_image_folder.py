@@ -1,6 +1,7 @@
 """Any folder of images: which are found and held out, what becomes of a picture, and the cache they are kept in."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -317,12 +318,48 @@ def test_a_changed_image_renews_the_cache(folder: Path) -> None:
 
 
 def test_each_crop_and_size_has_its_own_cache(folder: Path, cache: Path) -> None:
-    """Two sizes and two crops are four files, named after the first 16 digits of the fingerprints."""
+    """Two sizes and three crops are six files, named after the first 16 digits of the fingerprints."""
+    crops: tuple[Crop, ...] = (None, 8, "square")
     for size in (32, 64):
-        for crop in (None, 8):
+        for crop in crops:
             image_folder.load(folder, crop, size)
-    assert len(list(cache.glob("[0-9a-f]" * 16 + ".npy"))) == 4
-    assert len(list(cache.glob("*.json"))) == 4
+    assert len(list(cache.glob("[0-9a-f]" * 16 + ".npy"))) == 6
+    assert len(list(cache.glob("*.json"))) == 6
+
+
+def test_of_many_damaged_images_ten_are_named_and_all_are_listed(
+    folder: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Eleven lines tell of twelve, the last with the count and the file that lists them all, from the cache too."""
+    for index in range(COUNT, 1200):
+        shutil.copy(folder / file(3), folder / file(index))
+    damaged = {file(index) for index in range(COUNT, COUNT + 12)}
+    for name in damaged:
+        (folder / name).write_bytes(b"no image")
+    for _ in range(2):
+        caplog.clear()
+        image_folder.load(folder, None, 32)
+        *named, count = caplog.messages
+        assert len(named) == 10
+        assert all(" is left out: " in message for message in named)
+        (told,) = cache.glob("*.json")
+        assert count == f"12 of 1,200 images are left out, listed in {told}"
+        assert json.loads(told.read_text())["skipped"].keys() == damaged
+
+
+def test_of_several_processes_one_names_the_damaged_images(folder: Path, tmp_path: Path) -> None:
+    """Under torchrun each process reads the cache, and a damaged image is told of once."""
+    for index in range(COUNT, 120):
+        shutil.copy(folder / file(3), folder / file(index))
+    (folder / file(COUNT)).write_bytes(b"no image")
+    # A batch of more images than there are ends the run once all processes have read theirs.
+    process = start(
+        *("fit", "celeba", "--batch-size", "1000", "--runs", str(tmp_path)), launcher=TORCHRUN, data=folder
+    )
+    _, error = process.communicate()
+    assert "is more than the" in error
+    assert error.count(" is left out: ") == 1
+    assert error.count("1 of 120 images are left out") == 1
 
 
 @pytest.mark.parametrize("fault", ["no json", "bad json", "json of another kind", "cut", "empty", "other"])

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Never
 
@@ -25,6 +26,7 @@ from training.errors import TrainingError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 TOLERATED = 0.01  # of all images may be damaged
+NAMED = 10  # of them in warnings: 1 % of CelebA are 2,000
 BATCH = 256  # images that are decoded before the next are begun: bounds what waits in memory
 # A change of what is made of a file raises it, so that no cache of before is taken.
 VERSION = 2
@@ -42,7 +44,7 @@ def pack(
     """Read the two parts' images, from the cache if the files are still what they were when it was written.
 
     The cache is in ``ARMOIRE_CACHE``, else in ~/.cache/armoire: one file that both parts are views of, mapped into
-    memory, so that pages come from the disk as they are needed. A damaged image is left out with a warning.
+    memory, so that pages come from the disk as they are needed. Damaged images are left out with a warning.
 
     Args:
         folder: of the images.
@@ -58,9 +60,13 @@ def pack(
         TrainingError: more than 1 % of the images are damaged, or the cache cannot be written.
     """
     names = [*train, *test]
-    images, skipped = _images(folder, names, crop, size)
-    for name, reason in skipped.items():
+    images, skipped, told = _images(folder, names, crop, size)
+    for name, reason in islice(skipped.items(), NAMED):
         _log.warning("%s is left out: %s", folder / name, reason)
+    if skipped:
+        _log.warning(
+            "%s of %s images are left out, listed in %s", f"{len(skipped):,}", f"{len(names):,}", told
+        )
     kept_train, kept_test = ([name for name in part if name not in skipped] for part in (train, test))
     boundary = len(kept_train)
     return (
@@ -78,16 +84,17 @@ def _labels(part: Mapping[str, NDArray[np.bool_]], kept: Sequence[str]) -> Tenso
     return torch.from_numpy(labels)
 
 
-def _images(folder: Path, names: Sequence[str], crop: int | None, size: int) -> tuple[Tensor, dict[str, str]]:
-    """Images uint8 [n, size, size, 3] of the files that can be read, and name -> reason of the others."""
+def _images(folder: Path, names: Sequence[str], crop: Crop, size: int) -> tuple[Tensor, dict[str, str], Path]:
+    """Images uint8 [n, size, size, 3] of the files that can be read, name -> reason of the others, and their list."""
     fingerprint = _fingerprint(folder, names, crop, size)
     description = {"fingerprint": fingerprint, "crop": crop, "size": size}
     cache = named_folder(None, "ARMOIRE_CACHE", Path("~/.cache/armoire").expanduser())
     assert cache is not None
     path = cache / f"{fingerprint[:16]}.npy"
+    told = path.with_suffix(".json")
     stored = _stored(path, description, len(names))
     if stored is not None:
-        return stored
+        return *stored, told
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with _alone(cache):
@@ -101,7 +108,7 @@ def _images(folder: Path, names: Sequence[str], crop: int | None, size: int) -> 
             "make room there or name another folder with ARMOIRE_CACHE"
         ) from None
     assert stored is not None
-    return stored
+    return *stored, told
 
 
 def _fingerprint(folder: Path, names: Iterable[str], crop: Crop, size: int) -> str:
