@@ -110,13 +110,21 @@ def fit(config: Config, data: Data, folder: Path, state: dict[str, Any] | None =
 
 
 def _resumed(config: Config, overrides: dict[str, Any], folder: Path) -> Config:
-    """The checkpoint's own config: a run goes on as it began."""
+    """The checkpoint's own config: a run goes on as it began, and what the preset says otherwise by now is told."""
     for name, value in overrides.items():
         if value != getattr(config, name):
             raise TrainingError(
                 f"{folder / checkpoint.NAME} was begun with {name} {getattr(config, name)}, not {value}: "
                 "leave the option out, or begin anew with --restart"
             )
+    then, now = config.as_dict(), preset(config.preset).as_dict()
+    edited = [name for name in now if name not in OPTIONS and then[name] != now[name]]
+    if edited:
+        _log.warning(
+            "%s goes on as it was begun, and its preset has been edited since (%s): begin anew with --restart for that",
+            folder / checkpoint.NAME,
+            ", ".join(f"{name} was {then[name]}, is {now[name]}" for name in edited),
+        )
     return config
 
 
