@@ -1,6 +1,7 @@
 """The command line: ``python -m training fit|evaluate|export|report PRESET...``, from the repository root."""
 
 import argparse
+import logging
 import math
 import os
 import sys
@@ -10,11 +11,16 @@ from pathlib import Path
 from training.config import LIKELIHOODS, PRESETS
 from training.errors import TrainingError
 
+MOST_PIXELS = 65536  # that a bundle's manifest may say
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a fault that the caller can mend, 130 when interrupted."""
     # ONNX Runtime's wheels report to their maker.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    # Of the processes that torchrun starts the first warns for all.
+    if os.environ.get("RANK", "0") != "0":
+        logging.getLogger("training").setLevel(logging.ERROR)
     arguments = _parser().parse_args(argv)
     # Each command imports what it needs only when it is asked for: --help need not wait for torch.
     try:
@@ -62,6 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     instead.add_argument("--beta", type=_rate, help="weight of the rate against the distortion")
     instead.add_argument("--likelihood", choices=LIKELIHOODS, help="what p(x given z) is")
     instead.add_argument("--seed", type=_seed, help="of weights, data order and noise")
+    instead.add_argument(
+        "--crop",
+        type=_side,
+        metavar="PIXELS",
+        help="side of the centred square that is cut out of each picture (default: of CelebA's photographs what the "
+        "preset says, of others the largest)",
+    )
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -92,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("service/armoire/models"),
         metavar="MODELS",
-        help="folder of bundles, as the server's --models; NAME/VERSION/ is written in it (default: %(default)s)",
+        help="folder of bundles, as the server's --models; NAME/VERSION/ is written in it; of CelebA it has to be "
+        "outside this repository (default: %(default)s)",
     )
     export.add_argument(
         "--without",
@@ -128,6 +142,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
+    return number
+
+
+def _side(text: str) -> int:
+    number = _positive(text)
+    if number > MOST_PIXELS:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MOST_PIXELS}")
     return number
 
 

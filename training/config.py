@@ -1,6 +1,6 @@
 """Presets: every choice of a training run in one frozen object, which travels inside its checkpoint."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from training.errors import TrainingError
@@ -8,6 +8,9 @@ from training.errors import TrainingError
 Likelihood = Literal["bernoulli", "gaussian"]
 DataName = Literal["fashion-mnist", "images"]
 LIKELIHOODS: tuple[str, ...] = get_args(Likelihood)
+# What is cut out of a picture: the centred square of so many pixels (of a smaller picture the largest), the largest
+# centred square, or the whole picture.
+Crop = int | Literal["square"] | None
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Config:
     data: DataName = "fashion-mnist"
     image_size: int = 32  # height and width
     image_channels: int = 1
-    crop: int | None = None  # side of the centred square of a photograph that becomes the image
+    crop: Crop = None  # what of a picture becomes the image; pixels are those of CelebA's photographs
     flips: bool = False  # half of the images are seen mirrored, anew in each step
     variational: bool = True
     likelihood: Likelihood = "bernoulli"
@@ -53,6 +56,11 @@ class Config:
 
     mixture_components: int = 30
 
+    @property
+    def values(self) -> int:
+        """How many numbers an image is."""
+        return self.image_channels * self.image_size**2
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values only, as the checkpoint and the manifest store them."""
         return asdict(self)
@@ -62,6 +70,14 @@ class Config:
         """Undo ``as_dict`` (JSON and torch.load give lists where the fields are tuples)."""
         fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         return cls(**fields)
+
+
+def with_mean_distortion(config: Config, weight: float) -> Config:
+    """The same with the loss ``weight`` x distortion + rate, where the distortion is a mean over an image's D values.
+
+    With the distortion as a sum that is beta = D / weight, up to a factor that Adam does not see.
+    """
+    return replace(config, beta=config.values / weight)
 
 
 PRESETS: dict[str, Config] = {
@@ -90,22 +106,23 @@ PRESETS: dict[str, Config] = {
             beta=0.0,
             decoder_hidden=(256, 256),
         ),
-        # Foster, "Generative Deep Learning", 2nd ed., chapter 3. Its loss is 500 x mean cross-entropy + KL: with the
-        # cross-entropy summed over the 1,024 pixels that is beta = 1024/500, times a factor that Adam does not see.
-        Config(
-            preset="book-fashion-2d",
-            latent_size=2,
-            beta=1024 / 500,
-            kl_warmup_epochs=0.0,
-            encoder_hidden=0,
-            decoder_channels=(128, 128, 64, 32),
-            epochs=5,
-            batch_size=100,
-            learning_rate=5e-4,
-            schedule="constant",
-            warmup_steps=0,
-            gradient_clip=None,
-            ema_decay=0.0,
+        # Foster, "Generative Deep Learning", 2nd ed., chapter 3. Its loss is 500 x mean cross-entropy + KL.
+        with_mean_distortion(
+            Config(
+                preset="book-fashion-2d",
+                latent_size=2,
+                kl_warmup_epochs=0.0,
+                encoder_hidden=0,
+                decoder_channels=(128, 128, 64, 32),
+                epochs=5,
+                batch_size=100,
+                learning_rate=5e-4,
+                schedule="constant",
+                warmup_steps=0,
+                gradient_clip=None,
+                ema_decay=0.0,
+            ),
+            weight=500,
         ),
         Config(
             preset="celeba",
@@ -129,31 +146,32 @@ PRESETS: dict[str, Config] = {
             gradient_clip=None,
             mixture_components=10,
         ),
-        # Foster, chapter 3 again: 2000 x mean squared error + KL. With half of the squared error summed over the pixels
-        # (a Gaussian of unit variance) that is beta = D / (2 x 2000), up to a factor that Adam does not see.
-        Config(
-            preset="book-celeba",
-            latent_size=200,
-            data="images",
-            image_size=64,
-            image_channels=3,
-            crop=148,
-            likelihood="gaussian",
-            calibrated=False,
-            beta=3 * 64 * 64 / 4000,
-            kl_warmup_epochs=0.0,
-            encoder_channels=(64,) * 5,
-            encoder_hidden=0,
-            decoder_channels=(64,) * 6,
-            batch_norm=True,
-            epochs=10,
-            batch_size=128,
-            learning_rate=5e-4,
-            schedule="constant",
-            warmup_steps=0,
-            gradient_clip=None,
-            ema_decay=0.0,
-            mixture_components=10,
+        # Foster, chapter 3 again: 2000 x mean squared error + KL. A Gaussian of unit variance has half of that error.
+        with_mean_distortion(
+            Config(
+                preset="book-celeba",
+                latent_size=200,
+                data="images",
+                image_size=64,
+                image_channels=3,
+                crop=148,
+                likelihood="gaussian",
+                calibrated=False,
+                kl_warmup_epochs=0.0,
+                encoder_channels=(64,) * 5,
+                encoder_hidden=0,
+                decoder_channels=(64,) * 6,
+                batch_norm=True,
+                epochs=10,
+                batch_size=128,
+                learning_rate=5e-4,
+                schedule="constant",
+                warmup_steps=0,
+                gradient_clip=None,
+                ema_decay=0.0,
+                mixture_components=10,
+            ),
+            weight=2 * 2000,
         ),
     )
 }

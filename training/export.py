@@ -9,13 +9,14 @@ from typing import Any
 
 from training import files
 from training.bundles import bundle, card, latent_space, parity
-from training.data import sources
+from training.data import celeba, sources
 from training.errors import TrainingError
 from training.evaluate import evaluate, judged
 from training.measures import mixture
 from training.measures.subject import Subject
 from training.running import checkpoint
 
+ROOT = Path(__file__).resolve().parent.parent  # of the repository
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "scikit-learn", "numpy")
 
 
@@ -31,6 +32,12 @@ def main(arguments: argparse.Namespace) -> int:
         )
     name = re.sub("fashion|celeba", data.source.slug, arguments.preset)
     folder: Path = arguments.out / name / str(arguments.version)
+    # Beside the weights a bundle holds eight photographs, in golden.npz; git, the wheel and the images pass them on.
+    if data.source.licence == celeba.LICENCE and folder.resolve().is_relative_to(ROOT):
+        raise TrainingError(
+            f"{run} was trained on {data.source.name}, which may not be passed on, and {folder} is in this repository, "
+            "which is: name a folder outside it, as --out ~/models"
+        )
     bundle.require_replaceable(folder, force=arguments.force)
     # All of it or nothing: a bundle that fails a check never takes the place of one that passed.
     with files.replacing(folder) as unfinished:
@@ -84,6 +91,7 @@ def write(
         "preprocessing": data.source.preprocessing,
         "attributes": [attribute.as_dict() for attribute in attributes],
         "priors": ["normal", "fitted"],
+        "mixture_components": len(subject.mixture.weights),  # of few images fewer than the preset asks for
         # The prior under which distortion + rate is lower on the test split.
         "default_prior": "fitted" if metrics["rate_fitted_prior"] < metrics["rate"] else "normal",
         "metrics": metrics,

@@ -1,6 +1,7 @@
 """``python -m training fit PRESET``: train, from the data's order to the last checkpoint."""
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -24,24 +25,28 @@ from training.running.record import Record
 from training.running.trainer import Trainer
 
 INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
+# Fields in which a run may differ from its preset, since an option sets them.
+OPTIONS = ("epochs", "batch_size", "learning_rate", "beta", "likelihood", "accumulate", "seed", "crop")
+
+_log = logging.getLogger(__name__)
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     folder: Path = arguments.runs / arguments.preset
-    overrides = {
-        name: value
-        for name in ("epochs", "batch_size", "learning_rate", "beta", "likelihood", "accumulate", "seed")
-        if (value := getattr(arguments, name)) is not None
-    }
+    overrides = {name: value for name in OPTIONS if (value := getattr(arguments, name)) is not None}
     config = preset(arguments.preset)
+    if "crop" in overrides and config.data != "images":
+        raise TrainingError(
+            f"{config.preset} is trained on {config.data}, which is not cropped: leave out --crop"
+        )
     if arguments.resume:
         state = checkpoint.load(folder)
         with checkpoint.reading(folder):
             config = _resumed(Config.from_dict(state["config"]), overrides, folder)
     else:
         state = None
-        config = replace(config, **overrides)
+        config = replace(config, **{"crop": sources.default_crop(config, arguments.data), **overrides})
         if (folder / checkpoint.NAME).exists() and not arguments.restart:
             raise TrainingError(
                 f"{folder / checkpoint.NAME} exists: go on with --resume or begin anew with --restart"
@@ -105,13 +110,21 @@ def fit(config: Config, data: Data, folder: Path, state: dict[str, Any] | None =
 
 
 def _resumed(config: Config, overrides: dict[str, Any], folder: Path) -> Config:
-    """The checkpoint's own config: a run goes on as it began."""
+    """The checkpoint's own config: a run goes on as it began, and what the preset says otherwise by now is told."""
     for name, value in overrides.items():
         if value != getattr(config, name):
             raise TrainingError(
                 f"{folder / checkpoint.NAME} was begun with {name} {getattr(config, name)}, not {value}: "
                 "leave the option out, or begin anew with --restart"
             )
+    then, now = config.as_dict(), preset(config.preset).as_dict()
+    edited = [name for name in now if name not in OPTIONS and then[name] != now[name]]
+    if edited:
+        _log.warning(
+            "%s goes on as it was begun, and its preset has been edited since (%s): begin anew with --restart for that",
+            folder / checkpoint.NAME,
+            ", ".join(f"{name} was {then[name]}, is {now[name]}" for name in edited),
+        )
     return config
 
 

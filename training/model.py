@@ -40,7 +40,7 @@ class Encoder(nn.Module):
             layers += [nn.Linear(features, config.encoder_hidden), nn.ReLU()]
             features = config.encoder_hidden
         self.features = nn.Sequential(*layers)
-        self.linear = nn.Linear(values_of(config), config.latent_size) if config.linear_path else None
+        self.linear = nn.Linear(config.values, config.latent_size) if config.linear_path else None
         self.mean = nn.Linear(features, config.latent_size)
         self.log_variance = nn.Linear(features, config.latent_size) if config.variational else None
 
@@ -85,7 +85,7 @@ class Decoder(nn.Module):
         else:
             layers.append(nn.Conv2d(channels, config.image_channels, kernel_size=3, padding=1))
         self.layers = nn.Sequential(*layers)
-        self.linear = nn.Linear(config.latent_size, values_of(config)) if config.linear_path else None
+        self.linear = nn.Linear(config.latent_size, config.values) if config.linear_path else None
 
     def forward(self, latents: Tensor) -> Tensor:
         """[n, d] -> logits [n, c, h, w]."""
@@ -93,11 +93,6 @@ class Decoder(nn.Module):
         if self.linear is not None:
             logits = logits + self.linear(latents).unflatten(1, logits.shape[1:])
         return logits
-
-
-def values_of(config: Config) -> int:
-    """How many numbers an image is."""
-    return config.image_channels * config.image_size**2
 
 
 def map_size(config: Config) -> int:

@@ -275,6 +275,8 @@ def test_a_manifest_with_a_key_of_a_wrong_type(bundle_copy: Path, key: str) -> N
         ({"attributes__0__auc": 1.5}, "attributes.0.auc: "),
         ({"preprocessing__pad": 3}, "preprocessing does not end at the image's size"),
         ({"preprocessing__resize": [28]}, "preprocessing.resize"),
+        ({"preprocessing__crop": "circle"}, "preprocessing.crop: "),
+        ({"preprocessing__crop": 0}, "preprocessing.crop: "),
         ({"graphs__encoder": ...}, "graphs lacks encoder"),
         ({"graphs__encoder__file": "../decoder.onnx"}, "graphs.encoder.file: "),
         ({"graphs__encoder__file": "/etc/passwd"}, "graphs.encoder.file: "),

@@ -196,6 +196,15 @@ def test_a_picture_smaller_than_the_crop_gives_its_largest_square() -> None:
     assert (came == 255).all()
 
 
+def test_the_largest_square_of_any_picture_can_be_wanted() -> None:
+    """Whatever its size, a picture loses what is left and right of its middle, or above and below, and no more."""
+    pixels = np.zeros((200, 300), np.uint8)
+    pixels[:, 50:250] = 200
+    for picture in (pixels, pixels.T):
+        came = decode(file(Image.fromarray(picture)), (20, 20, 1), Preprocessing("square", (20, 20), 0))
+        assert (came == 200).all()
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @settings(max_examples=30)
 @given(data=st.data())

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.training.processes import ROOT, checkpoint_of
+from training.__main__ import main
+from training.config import PRESETS
 from training.data import celeba
 from training.errors import TrainingError
 
@@ -235,7 +239,7 @@ def test_a_missing_and_a_damaged_photograph_are_left_out_with_their_labels(
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             data = celeba.load(folder, None, 32)
-        assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+        assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
         assert f"{file(4)} is left out: the file is missing" in caplog.messages[0]
         assert f"{file(7)} is left out: " in caplog.messages[1]
         for split, part, lost in ((data.train, 0, 4), (data.test, 1, 7)):
@@ -265,6 +269,29 @@ def test_a_held_out_part_of_damaged_photographs_only_is_an_error(tmp_path: Path)
     (folder / celeba.IMAGES / file(99)).write_bytes(b"no image")
     with pytest.raises(TrainingError, match=r"partition 1 \(validation\) .* has 0 whole images"):
         celeba.load(folder, 148, 32)
+
+
+def test_a_bundle_of_celeba_stays_outside_the_repository(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it would go by default, and wherever in the repository a path ends, it is refused in one line."""
+    small = {"encoder_channels": (4,) * 3, "decoder_channels": (4,) * 3, "latent_size": 2, "batch_size": 4}
+    monkeypatch.setitem(PRESETS, "celeba", replace(PRESETS["celeba"], image_size=32, epochs=1, **small))
+    runs, link = tmp_path / "runs", tmp_path / "link"
+    places = ["--data", str(folder), "--runs", str(runs)]
+    assert main(["fit", "celeba", *places]) == 0
+    assert checkpoint_of(runs, "celeba")["config"]["crop"] == 148
+    capsys.readouterr()
+    link.symlink_to(ROOT / "service")
+    for out in ([], ["--out", str(ROOT / "bundles")], ["--out", str(link / "armoire" / "models")]):
+        assert main(["export", "celeba", *places, *out]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "CelebA (a part of 7), which may not be passed on" in error
+        assert "--out ~/models" in error
+    # Elsewhere it goes on, to where seven images are too few.
+    assert main(["export", "celeba", *places, "--out", str(tmp_path / "models")]) == 2
+    assert "the graphs are checked with 64" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(REAL is None, reason="needs CelebA or a part of it: ARMOIRE_CELEBA names its folder")

@@ -36,6 +36,8 @@ def test_help_explains_every_option(command: str, capsys: pytest.CaptureFixture[
         ["fit", "fashion", "--learning-rate", "nan"],
         ["fit", "fashion", "--learning-rate", "inf"],
         ["fit", "fashion", "--seed", "-1"],
+        ["fit", "celeba", "--crop", "0"],
+        ["fit", "celeba", "--crop", "65537"],
         ["fit", "fashion", "--seed", "9223372036854775808"],
         ["fit", "fashion", "--resume", "--restart"],
         ["export", "fashion", "--version", "0"],

@@ -15,8 +15,8 @@ from onnx import numpy_helper
 
 from tests.training.conftest import SLICE
 from training.__main__ import main
-from training.bundles import parity
-from training.data import Data
+from training.bundles import card, parity
+from training.data import Data, celeba
 from training.errors import TrainingError
 from training.running import checkpoint
 
@@ -201,9 +201,18 @@ def test_the_card_carries_the_figures(bundle: Path, manifest: dict[str, Any]) ->
     card = (bundle / "README.md").read_text()
     assert f"| {manifest['metrics']['sum']:.2f} |" in card
     assert "python -m training fit fashion" in card
+    assert "a mixture of 30 Gaussians" in card
     for entry in manifest["attributes"]:
         figures = f"{entry['norm']:.2f} | {entry['auc']:.3f} | {entry['auc_logistic']:.3f}"
         assert f"| {entry['name']} | {figures} |" in card
+
+
+def test_the_card_of_a_model_of_celeba_exports_it_elsewhere(manifest: dict[str, Any]) -> None:
+    """Its command names a folder, since without one it would be refused; other cards' commands name none."""
+    assert "python -m training export fashion\n" in card.text(manifest)
+    assert "python -m training export fashion --out ~/models\n" in card.text(
+        manifest | {"licence": celeba.LICENCE}
+    )
 
 
 def test_the_card_carries_what_evaluate_found_of_the_same_run(

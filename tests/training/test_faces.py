@@ -52,12 +52,14 @@ def runs(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
 def test_a_folder_of_pictures_becomes_a_bundle_that_is_served(
     folder: Path, runs: Path, tmp_path: Path
 ) -> None:
-    """Its attributes, its crop and its licence are in the manifest, and a hat can be added over the wire."""
+    """Attributes, the square of the whole breadth and licence are in the manifest; a hat can be added over the wire."""
     places = ["--data", str(folder), "--runs", str(runs)]
     assert main(["export", "celeba", *places, "--out", str(tmp_path)]) == 0
     (name,) = (path.name for path in tmp_path.iterdir())
     manifest = json.loads((tmp_path / name / "1" / "manifest.json").read_text())
-    assert manifest["preprocessing"] == {"crop": 148, "resize": [64, 64], "pad": 0}
+    assert manifest["preprocessing"] == {"crop": "square", "resize": [64, 64], "pad": 0}
+    # The preset asks for ten, and so few images give one.
+    assert "N(0, I), and a single Gaussian fitted" in (tmp_path / name / "1" / "README.md").read_text()
     assert [entry["name"] for entry in manifest["attributes"]] == list(NAMES)
     assert manifest["attributes"][0]["projection_quantiles"].keys() >= {"1", "50", "99"}
     assert "licence" in manifest["licence"] or folder.name in manifest["licence"]
@@ -67,6 +69,22 @@ def test_a_folder_of_pictures_becomes_a_bundle_that_is_served(
         points = client.encode([(folder / "000.png").read_bytes()]).means
         edited = client.add_attribute(points, {"Hat": 1.0}).images
     assert edited.shape == (1, 64, 64, 3)
+
+
+def test_a_run_keeps_the_crop_that_it_was_begun_with(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """148 pixels, as runs on any pictures had before there was a choice, are resumed without the option."""
+    small = {"encoder_channels": (8,) * 3, "decoder_channels": (8,) * 3, "latent_size": 4, "batch_size": 16}
+    monkeypatch.setitem(PRESETS, "celeba", replace(PRESETS["celeba"], image_size=32, epochs=1, **small))
+    monkeypatch.setenv("ARMOIRE_CACHE", str(tmp_path / "cache"))
+    places = ["--data", str(folder), "--runs", str(tmp_path)]
+    assert main(["fit", "celeba", *places, "--crop", "148"]) == 0
+    assert checkpoint_of(tmp_path, "celeba")["config"]["crop"] == 148
+    assert main(["fit", "celeba", *places, "--resume"]) == 0
+    assert main(["evaluate", "celeba", *places]) == 0
+    assert main(["fit", "celeba", *places, "--resume", "--crop", "100"]) == 2
+    assert "crop 148, not 100" in capsys.readouterr().err
 
 
 def test_the_figures_name_the_part_that_was_held_out(folder: Path, runs: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +120,44 @@ def test_a_run_is_resumed_as_it_began(runs: Path, capsys: pytest.CaptureFixture[
     assert "all 6 epochs are done" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", [["fit", "--resume"], ["evaluate"], ["export"], ["report"]])
+def test_a_checkpoint_of_another_preset_is_refused(
+    command: list[str], runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2 and one line with both names, whoever reads it."""
+    shutil.copytree(runs / "fashion-2d", tmp_path / "fashion")
+    places = ["--data", str(SLICE), "--runs", str(tmp_path)]
+    name, *options = command
+    if name == "export":
+        options += ["--out", str(tmp_path / "models")]
+    assert main([name, "fashion", *places, *options]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "is of preset fashion-2d, not of fashion:" in error
+
+
+def test_a_preset_that_was_edited_since_is_told_of(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run goes on as it began and says which field its preset has otherwise now; those of options may differ."""
+    assert fit("fashion-2d", runs, "--resume") == 0
+    assert not caplog.messages
+    edited = replace(PRESETS["fashion-2d"], decoder_hidden=(32,), learning_rate=0.5)
+    monkeypatch.setitem(PRESETS, "fashion-2d", edited)
+    assert fit("fashion-2d", runs, "--resume") == 0
+    (message,) = caplog.messages
+    assert "(decoder_hidden was (256, 128), is (32,))" in message
+    assert "--restart" in message
+
+
+def test_what_is_no_photograph_is_not_cropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--crop with a preset that it would do nothing for is refused in one line."""
+    assert fit("fashion", tmp_path, "--crop", "20") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "--crop" in error
+
+
 def test_resuming_what_was_never_begun_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2 and the command that would begin it."""
     assert fit("fashion", tmp_path, "--resume") == 2
@@ -183,9 +222,11 @@ def test_a_flipped_bit_is_found_or_does_no_harm(runs: Path, place: float, bit: i
     content = bytearray((runs / "fashion-2d" / "checkpoint.pt").read_bytes())
     content[int(place * len(content))] ^= 1 << bit
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "checkpoint.pt").write_bytes(content)
+        run = Path(folder) / "fashion-2d"
+        run.mkdir()
+        (run / "checkpoint.pt").write_bytes(content)
         try:
-            state = checkpoint.load(Path(folder))
+            state = checkpoint.load(run)
         except TrainingError:
             return
     assert_same_run(state, checkpoint.load(runs / "fashion-2d"))

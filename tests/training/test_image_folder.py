@@ -1,6 +1,7 @@
 """Any folder of images: which are found and held out, what becomes of a picture, and the cache they are kept in."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ import torch
 from PIL import Image
 
 from armoire.wire.images import Preprocessing, decode
+from tests.training.processes import TORCHRUN, start
+from training.config import Crop
 from training.data import Data, image_folder
 from training.errors import TrainingError
 
@@ -55,9 +58,7 @@ def image_of(picture: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return images_of([picture], None, 64)[0]
 
 
-def images_of(
-    pictures: list[Path], crop: int | None, size: int
-) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def images_of(pictures: list[Path], crop: Crop, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """The pictures as a model gets them, uint8 [n, size, size, 3]."""
     folder = pictures[0].parent
     data = image_folder.load(folder, crop, size)
@@ -219,12 +220,27 @@ def test_of_an_image_smaller_than_the_crop_the_largest_square_is_taken(folder: P
     assert (images_of([folder / "a.png"], 148, 64)[0] == (10, 200, 30)).all()
 
 
-@pytest.mark.parametrize("crop", [None, 90])
-def test_a_picture_becomes_what_the_service_makes_of_it(crop: int | None, folder: Path) -> None:
-    """Pictures of every mode, cropped and resized, are to the byte what the service feeds the model."""
+def test_of_a_picture_of_any_size_the_largest_square_is_taken(folder: Path) -> None:
+    """A square as high as a broad picture is cut out of its middle, here and in the service."""
+    picture = Image.new("RGB", (300, 200), "black")
+    picture.paste((10, 200, 30), (50, 0, 250, 200))
+    picture.paste((200, 0, 0), (80, 30, 220, 170))
+    picture.save(folder / "a.png")
+    image = images_of([folder / "a.png"], "square", 40)[0]
+    assert (image[[0, 0, -1, -1], [0, -1, 0, -1]] == (10, 200, 30)).all()
+    assert (image[20, 20] == (200, 0, 0)).all()
+    how = Preprocessing("square", (40, 40), 0)
+    (service,) = decode([(folder / "a.png").read_bytes()], (40, 40, 3), how, "pictures")
+    np.testing.assert_array_equal(image, service)
+
+
+@pytest.mark.parametrize("crop", [None, 90, 50, "square"])
+def test_a_picture_becomes_what_the_service_makes_of_it(crop: Crop, folder: Path) -> None:
+    """Pictures of every mode and of the model's own size are to the byte what the service feeds the model."""
     modes = {
         "rgb.png": noise(100, 120),
         "rgb.jpg": noise(100, 120),
+        "own-size.png": noise(64, 64),
         "grey.png": noise(100, 120, 1),
         "grey.jpg": noise(100, 120, 1),
         "cmyk.jpg": noise(100, 120).convert("CMYK"),
@@ -302,12 +318,48 @@ def test_a_changed_image_renews_the_cache(folder: Path) -> None:
 
 
 def test_each_crop_and_size_has_its_own_cache(folder: Path, cache: Path) -> None:
-    """Two sizes and two crops are four files, named after the first 16 digits of the fingerprints."""
+    """Two sizes and three crops are six files, named after the first 16 digits of the fingerprints."""
+    crops: tuple[Crop, ...] = (None, 8, "square")
     for size in (32, 64):
-        for crop in (None, 8):
+        for crop in crops:
             image_folder.load(folder, crop, size)
-    assert len(list(cache.glob("[0-9a-f]" * 16 + ".npy"))) == 4
-    assert len(list(cache.glob("*.json"))) == 4
+    assert len(list(cache.glob("[0-9a-f]" * 16 + ".npy"))) == 6
+    assert len(list(cache.glob("*.json"))) == 6
+
+
+def test_of_many_damaged_images_ten_are_named_and_all_are_listed(
+    folder: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Eleven lines tell of twelve, the last with the count and the file that lists them all, from the cache too."""
+    for index in range(COUNT, 1200):
+        shutil.copy(folder / file(3), folder / file(index))
+    damaged = {file(index) for index in range(COUNT, COUNT + 12)}
+    for name in damaged:
+        (folder / name).write_bytes(b"no image")
+    for _ in range(2):
+        caplog.clear()
+        image_folder.load(folder, None, 32)
+        *named, count = caplog.messages
+        assert len(named) == 10
+        assert all(" is left out: " in message for message in named)
+        (told,) = cache.glob("*.json")
+        assert count == f"12 of 1,200 images are left out, listed in {told}"
+        assert json.loads(told.read_text())["skipped"].keys() == damaged
+
+
+def test_of_several_processes_one_names_the_damaged_images(folder: Path, tmp_path: Path) -> None:
+    """Under torchrun each process reads the cache, and a damaged image is told of once."""
+    for index in range(COUNT, 120):
+        shutil.copy(folder / file(3), folder / file(index))
+    (folder / file(COUNT)).write_bytes(b"no image")
+    # A batch of more images than there are ends the run once all processes have read theirs.
+    process = start(
+        *("fit", "celeba", "--batch-size", "1000", "--runs", str(tmp_path)), launcher=TORCHRUN, data=folder
+    )
+    _, error = process.communicate()
+    assert "is more than the" in error
+    assert error.count(" is left out: ") == 1
+    assert error.count("1 of 120 images are left out") == 1
 
 
 @pytest.mark.parametrize("fault", ["no json", "bad json", "json of another kind", "cut", "empty", "other"])

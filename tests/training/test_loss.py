@@ -1,6 +1,7 @@
 """The loss against torch.distributions, against Monte Carlo, and against the book's way of writing it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import distributions
 
 from training import loss
-from training.config import PRESETS, Config, preset
+from training.config import PRESETS, Config, preset, with_mean_distortion
 from training.model import Autoencoder
 
 
@@ -123,6 +124,15 @@ def test_the_books_preset_of_faces_is_the_books_loss() -> None:
     torch.testing.assert_close(
         found.distortion, 12288 / 2 * (math.log(2 * math.pi) + 1 + (means - pixels).square().mean().log())
     )
+
+
+@pytest.mark.parametrize(("name", "weight"), [("book-fashion-2d", 500), ("book-celeba", 4000)])
+def test_the_books_beta_follows_the_size_of_the_image(name: str, weight: float) -> None:
+    """The preset's is that of its own size, and of twice the height and width it is four times as much."""
+    config = preset(name)
+    assert with_mean_distortion(config, weight) == config
+    larger = with_mean_distortion(replace(config, image_size=2 * config.image_size), weight)
+    assert larger.beta == 4 * config.beta
 
 
 def test_a_calibrated_sigma_has_the_gradient_of_half_the_log_of_the_squared_error() -> None:

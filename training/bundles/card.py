@@ -37,7 +37,7 @@ On all {metrics["images"]:,} {held_out} images, in nats per image, one z per ima
 
 {_caution(manifest["likelihood"])}
 {_spread(manifest["rate_per_dimension"])}
-Two priors are offered: N(0, I), and a mixture of {training["config"]["mixture_components"]} Gaussians fitted to the
+Two priors are offered: N(0, I), and {_mixture(manifest["mixture_components"])} fitted to the
 encoded training images. The default is `{manifest["default_prior"]}`: under it the rate, and so the sum, is lower
 on the {held_out} images.
 
@@ -49,7 +49,7 @@ on the {held_out} images.
 ## How it was made
 
     python -m training fit {training["preset"]}
-    python -m training export {training["preset"]}
+    python -m training export {training["preset"]}{_out(manifest["licence"])}
 
 {training["split"]}; seed {training["seed"]}, {training["epochs"]} epochs, {training["seconds"]} s.
 Trained at commit `{training["commit"]}`.
@@ -67,6 +67,15 @@ log-variances to {parity:.1e}, {metrics["parity_unequal_pixels"]:.4%} of uint8 p
 Data: {_source(training["data"], manifest["licence"])}
 This model: {manifest["licence"]}.
 """
+
+
+def _out(licence: str) -> str:
+    """CelebA's bundles may not be where all others go by default."""
+    return " --out ~/models" if licence == celeba.LICENCE else ""
+
+
+def _mixture(components: int) -> str:
+    return "a single Gaussian" if components == 1 else f"a mixture of {components} Gaussians"
 
 
 def _forms(variants: dict[str, str]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from training.config import Crop
 from training.data import Data, Source, named_folder, packed
 from training.errors import TrainingError
 
@@ -27,12 +28,12 @@ PARTS = {TRAIN: "training", VALIDATION: "validation"}
 _log = logging.getLogger(__name__)
 
 
-def load(folder: Path | None, crop: int | None, size: int) -> Data:
+def load(folder: Path | None, crop: Crop, size: int) -> Data:
     """Read CelebA, or a part of it in the same layout: partition 0 to learn from, 1 held out; 2 is never read.
 
     Args:
         folder: that holds img_align_celeba and the two lists; None: the one that ``ARMOIRE_CELEBA`` names.
-        crop: side in pixels of the centred square that is cut out first; None: the whole picture.
+        crop: what is cut out of each photograph first.
         size: height and width in pixels of the images.
 
     Returns:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from training.config import Crop
 from training.data import Data, Source, Split, packed
 from training.errors import TrainingError
 
@@ -18,7 +19,7 @@ HELD_OUT_SHARE = 10  # one in so many images is held out
 LEAST = 2  # images of each part
 
 
-def load(folder: Path | None, crop: int | None, size: int) -> Data:
+def load(folder: Path | None, crop: Crop, size: int) -> Data:
     """Read every image in and below ``folder``; links to folders are not followed.
 
     An image is held out or not by its own name, so that it stays so when others are added. Labels come from
@@ -27,7 +28,7 @@ def load(folder: Path | None, crop: int | None, size: int) -> Data:
 
     Args:
         folder: as --data names it.
-        crop: side in pixels of the centred square that is cut out first; None: the whole picture.
+        crop: what is cut out of each picture first.
         size: height and width in pixels of the images.
 
     Returns:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Never
 
@@ -19,14 +20,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training import files, progress
+from training.config import Crop
 from training.data import Split, named_folder
 from training.errors import TrainingError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 TOLERATED = 0.01  # of all images may be damaged
+NAMED = 10  # of them in warnings: 1 % of CelebA are 2,000
 BATCH = 256  # images that are decoded before the next are begun: bounds what waits in memory
 # A change of what is made of a file raises it, so that no cache of before is taken.
-VERSION = 1
+VERSION = 2
 
 _log = logging.getLogger(__name__)
 
@@ -35,20 +38,19 @@ def pack(
     folder: Path,
     train: Mapping[str, NDArray[np.bool_]],
     test: Mapping[str, NDArray[np.bool_]],
-    crop: int | None,
+    crop: Crop,
     size: int,
 ) -> tuple[Split, Split]:
     """Read the two parts' images, from the cache if the files are still what they were when it was written.
 
     The cache is in ``ARMOIRE_CACHE``, else in ~/.cache/armoire: one file that both parts are views of, mapped into
-    memory, so that pages come from the disk as they are needed. A damaged image is left out with a warning.
+    memory, so that pages come from the disk as they are needed. Damaged images are left out with a warning.
 
     Args:
         folder: of the images.
         train: name within ``folder`` -> labels bool [attributes] of each image to learn from, in order.
         test: the same of the held-out part; it shares no name with ``train``.
-        crop: side in pixels of the centred square that is cut out first, of a smaller image the largest square;
-            None: the whole picture.
+        crop: what is cut out of each picture first.
         size: height and width in pixels that the rest is brought to, as the service does: bilinear and antialiased.
 
     Returns:
@@ -58,9 +60,13 @@ def pack(
         TrainingError: more than 1 % of the images are damaged, or the cache cannot be written.
     """
     names = [*train, *test]
-    images, skipped = _images(folder, names, crop, size)
-    for name, reason in skipped.items():
+    images, skipped, told = _images(folder, names, crop, size)
+    for name, reason in islice(skipped.items(), NAMED):
         _log.warning("%s is left out: %s", folder / name, reason)
+    if skipped:
+        _log.warning(
+            "%s of %s images are left out, listed in %s", f"{len(skipped):,}", f"{len(names):,}", told
+        )
     kept_train, kept_test = ([name for name in part if name not in skipped] for part in (train, test))
     boundary = len(kept_train)
     return (
@@ -78,16 +84,17 @@ def _labels(part: Mapping[str, NDArray[np.bool_]], kept: Sequence[str]) -> Tenso
     return torch.from_numpy(labels)
 
 
-def _images(folder: Path, names: Sequence[str], crop: int | None, size: int) -> tuple[Tensor, dict[str, str]]:
-    """Images uint8 [n, size, size, 3] of the files that can be read, and name -> reason of the others."""
+def _images(folder: Path, names: Sequence[str], crop: Crop, size: int) -> tuple[Tensor, dict[str, str], Path]:
+    """Images uint8 [n, size, size, 3] of the files that can be read, name -> reason of the others, and their list."""
     fingerprint = _fingerprint(folder, names, crop, size)
     description = {"fingerprint": fingerprint, "crop": crop, "size": size}
     cache = named_folder(None, "ARMOIRE_CACHE", Path("~/.cache/armoire").expanduser())
     assert cache is not None
     path = cache / f"{fingerprint[:16]}.npy"
+    told = path.with_suffix(".json")
     stored = _stored(path, description, len(names))
     if stored is not None:
-        return stored
+        return *stored, told
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with _alone(cache):
@@ -101,10 +108,10 @@ def _images(folder: Path, names: Sequence[str], crop: int | None, size: int) -> 
             "make room there or name another folder with ARMOIRE_CACHE"
         ) from None
     assert stored is not None
-    return stored
+    return *stored, told
 
 
-def _fingerprint(folder: Path, names: Iterable[str], crop: int | None, size: int) -> str:
+def _fingerprint(folder: Path, names: Iterable[str], crop: Crop, size: int) -> str:
     """SHA-256 of what the cache is made from: names in order, sizes and times of the files, and the settings."""
     digest = hashlib.sha256(repr((VERSION, crop, size)).encode())
     for name in names:
@@ -157,9 +164,7 @@ def _write(path: Path, description: dict[str, Any], folder: Path, names: Sequenc
         unfinished.unlink(missing_ok=True)
 
 
-def _write_images(
-    path: Path, folder: Path, names: Sequence[str], crop: int | None, size: int
-) -> dict[str, str]:
+def _write_images(path: Path, folder: Path, names: Sequence[str], crop: Crop, size: int) -> dict[str, str]:
     """Write the images that can be read, uint8 [n, size, size, 3]; returns name -> reason of the others."""
     skipped: dict[str, str] = {}
 
@@ -197,7 +202,7 @@ def _too_many(folder: Path, skipped: dict[str, str], read: int, count: int) -> s
     )
 
 
-def _decode(path: Path, crop: int | None, size: int) -> NDArray[np.uint8] | str:
+def _decode(path: Path, crop: Crop, size: int) -> NDArray[np.uint8] | str:
     """The image in RGB, upright, uint8 [size, size, 3], or in one line why it cannot be had."""
     try:
         with Image.open(path, formats=FORMATS) as opened:
@@ -206,13 +211,13 @@ def _decode(path: Path, crop: int | None, size: int) -> NDArray[np.uint8] | str:
         return "the file is missing"
     except Exception as error:  # a decoder of damaged bytes raises what it likes
         return " ".join(str(error).split()) or type(error).__name__
+    if image.size == (size, size):
+        return np.asarray(image)  # not cropped: the service takes it for one of the model's own images
     if crop is not None:
-        side = min(crop, *image.size)
+        side = min(image.size) if crop == "square" else min(crop, *image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         image = image.crop((left, top, left + side, top + side))
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

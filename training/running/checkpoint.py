@@ -37,10 +37,10 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """Read the checkpoint of a run.
+    """Read the checkpoint of a run, whose folder has its preset's name.
 
     Raises:
-        TrainingError: there is none, or it is not one of ours.
+        TrainingError: there is none, it is not one of ours, or it is another preset's.
     """
     path = folder / NAME
     if not path.exists():
@@ -52,6 +52,13 @@ def load(folder: Path) -> dict[str, Any]:
         raise TrainingError(f"{path} is not a checkpoint of format {FORMAT}")
     if missing := KEYS - state.keys():
         raise TrainingError(f"{path} is no whole checkpoint: it lacks {', '.join(sorted(missing))}")
+    with reading(folder):
+        preset = state["config"]["preset"]
+    if preset != folder.name:
+        raise TrainingError(
+            f"{path} is of preset {preset}, not of {folder.name}: move it to the folder {preset}, or begin "
+            f"{folder.name} anew with `python -m training fit {folder.name} --restart`"
+        )
     return state
 
 

@@ -79,7 +79,7 @@ class FileSpec(_Part, frozen=True, kw_only=True):
 class PreprocessingSpec(_Part, frozen=True, kw_only=True):
     """See armoire.wire.images.Preprocessing."""
 
-    crop: Size | None
+    crop: Size | Literal["square"] | None
     resize: tuple[Size, Size]
     pad: Annotated[int, Meta(ge=0, le=4096)]
 

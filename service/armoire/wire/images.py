@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -32,19 +33,19 @@ class Preprocessing:
 
     Attributes:
         crop: side in pixels of the centred square that is cut out first, of a smaller picture the largest square;
-            None: the whole picture.
+            "square": the largest square of any picture; None: the whole picture.
         resize: (height, width) in pixels that the rest is brought to, bilinear and antialiased.
         pad: pixels of black on every side.
     """
 
-    crop: int | None
+    crop: int | Literal["square"] | None
     resize: tuple[int, int]
     pad: int
 
     def apply(self, image: Image.Image) -> Image.Image:
         """Bring ``image`` to the model's size."""
         if self.crop is not None:
-            side = min(self.crop, image.width, image.height)
+            side = min(image.size) if self.crop == "square" else min(self.crop, *image.size)
             left, top = (image.width - side) // 2, (image.height - side) // 2
             image = image.crop((left, top, left + side, top + side))
         height, width = self.resize
