@@ -2,9 +2,9 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,11 @@ SHOWN = ("Smiling", "Male", "Eyeglasses", "Blond_Hair", "Wearing_Hat", "Mustache
 MOST_SAMPLES = 2000  # whose nearest neighbours are looked for
 # The keys of what judge gives, beside the means over attributes.
 JUDGED = ("frechet", "fid", "pca_mse", "few_labels", "neighbours", "attributes", "auc", "auc_logistic")
-OF_EDITS = ("flip_rate", "leakage", "cycle_cosine")
+OF_EDITS = {
+    "flip_rate": "flips",
+    "leakage": "leakage",
+    "cycle_cosine": "cycle cosine",
+}  # and what they are called
 ACTIVE = 0.01  # a unit is active where its mean varies by more than this over the data (Burda et al. 2016)
 
 
@@ -64,7 +68,7 @@ def judged(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
         return {}
     if not isinstance(figures, dict) or figures.get("run") != identity(state):
         return {}
-    return {key: value for key, value in figures.items() if key in JUDGED or key.startswith(OF_EDITS)}
+    return {key: value for key, value in figures.items() if key in JUDGED or key.startswith(tuple(OF_EDITS))}
 
 
 def judge(subject: Subject, inception: Inception | None = None) -> dict[str, Any]:
@@ -90,9 +94,13 @@ def judge(subject: Subject, inception: Inception | None = None) -> dict[str, Any
     return found
 
 
+def averaged(names: Collection[str]) -> tuple[str, ...]:
+    """The attributes that are averaged over: those usually shown of faces, where they are all there, else all."""
+    return SHOWN if set(names) >= set(SHOWN) else tuple(names)
+
+
 def _over_attributes(attributes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Means over the attributes that are usually shown of faces, where they are all there, else over all."""
-    shown = SHOWN if attributes.keys() >= set(SHOWN) else tuple(attributes)
+    shown = averaged(attributes)
     if not shown:
         return {}
     found = {key: _mean([attributes[name][key] for name in shown]) for key in ("auc", "auc_logistic")}
@@ -197,39 +205,59 @@ def training_figures(state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-COLUMNS = {
-    "preset": "preset",
-    "distortion": "distortion",
-    "rate": "rate",
-    "sum": "sum",
-    "train_sum": "in training",
-    "mse": "MSE",
-    "pca_mse": "PCA's",
-    "active_units": "active",
-    "aggregate_gaussian_kl": "KL(q(z))",
-    "aggregate_mmd": "MMD²(q(z))",
-    "frechet_reconstructions": "FD rec.",
-    "frechet_normal": "FD normal",
-    "frechet_fitted": "FD fitted",
-    "frechet_floor": "FD floor",
-    "fid_reconstructions": "FID rec.",
-    "fid_normal": "FID normal",
-    "fid_fitted": "FID fitted",
-    "fid_floor": "FID floor",
-    "auc": "AUC",
-    "auc_logistic": "logistic",
-    "flip_rate_at_1.0": "flips at 1",
-    "flip_rate_at_2.0": "at 2",
-    "leakage_at_1.0": "leakage",
-    "training_seconds": "trained s",
-}
+class _Line(NamedTuple):
+    """A line of the table: figures that are read together, by their keys in what ``_flat`` gives."""
+
+    label: str
+    keys: tuple[str, ...]
+    digits: int = 2
 
 
-DIGITS = {"mse": 5, "pca_mse": 5, "aggregate_mmd": 5, "aggregate_gaussian_kl": 3, "training_seconds": 0}
+LINES = (
+    _Line("distortion", ("distortion",)),
+    _Line("rate", ("rate",)),
+    _Line("their sum", ("sum",)),
+    _Line("the sum in training", ("train_sum",)),
+    _Line("bits per dimension", ("bits_per_dimension",)),
+    _Line("MSE", ("mse",), 5),
+    _Line("MSE of as many components", ("pca_mse",), 5),
+    _Line("PSNR, dB", ("psnr",)),
+    _Line("active units", ("active_units",)),
+    _Line("KL(q(z))", ("aggregate_gaussian_kl",), 3),
+    _Line("MMD²(q(z))", ("aggregate_mmd",), 5),
+    *(
+        _Line(f"{name} {label}", (f"{kind}_{key}",))
+        for kind, name in (("frechet", "FD"), ("fid", "FID"))
+        for key, label in (
+            ("reconstructions", "rec."),
+            ("normal", "normal"),
+            ("fitted", "fitted"),
+            ("floor", "floor"),
+        )
+    ),
+    _Line("nearest image: samples, rec.", ("neighbours_samples_median", "neighbours_held_out_median"), 3),
+    _Line("samples that repeat one", ("neighbours_repeated",), 4),
+    _Line("AUC, of logistic regression", ("auc", "auc_logistic"), 3),
+    *(
+        _Line(
+            f"{label} at {', '.join(f'{strength:g}' for strength in edits.STRENGTHS)}",
+            tuple(f"{key}_at_{strength}" for strength in edits.STRENGTHS),
+        )
+        for key, label in OF_EDITS.items()
+    ),
+    *(
+        _Line(
+            f"{size} labels: means, pixels, PCA",
+            tuple(f"{size} {features}" for features in few_labels.FEATURES),
+        )
+        for size in few_labels.LABELS
+    ),
+    _Line("trained, s", ("training_seconds",), 0),
+)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Lay the main figures of several models out in one table, as Markdown."""
+    """Lay the main figures of several models out side by side, as Markdown."""
     cells = table_cells(rows)
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = [
@@ -241,26 +269,41 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def table_cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Return the header and a line per model, as text; a column that no model has anything for is left out."""
-    flat = [
-        row
-        | {
-            f"{kind}_{name}": value
-            for kind in ("frechet", "fid")
-            for name, value in row.get(kind, {}).items()
-        }
-        for row in rows
-    ]
-    names = [name for name in COLUMNS if any(row.get(name) is not None for row in flat)]
+    """Return the header and a line of each kind of figures, as text, a column per model.
+
+    A line that no model has anything for is left out.
+    """
+    flat = [_flat(row) for row in rows]
     return [
-        [COLUMNS[name] for name in names],
-        *([_text(name, row.get(name)) for name in names] for row in flat),
+        ["preset", *(row["preset"] for row in rows)],
+        *(
+            [line.label, *(_text(line, row) for row in flat)]
+            for line in LINES
+            if any(row.get(key) is not None for row in flat for key in line.keys)
+        ),
     ]
 
 
-def _text(name: str, value: Any) -> str:
-    if value is None:
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a model with those that are grouped by what they are of beside the rest."""
+    groups = {
+        f"{group}_{name}": value
+        for group in ("frechet", "fid", "neighbours")
+        for name, value in row.get(group, {}).items()
+    }
+    few = {
+        f"{size} {features}": accuracy
+        for features, found in (row.get("few_labels") or {}).items()
+        for size, accuracy in found.items()
+    }
+    return row | groups | few
+
+
+def _text(line: _Line, row: dict[str, Any]) -> str:
+    values = [row.get(key) for key in line.keys]
+    if all(value is None for value in values):
         return "-"
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.{DIGITS.get(name, 2)}f}"
+    return ", ".join(
+        "-" if value is None else f"{value:.{line.digits}f}" if isinstance(value, float) else str(value)
+        for value in values
+    )

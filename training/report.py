@@ -50,6 +50,7 @@ def main(arguments: argparse.Namespace) -> int:
         classes=data.source.exclusive,
         held_out=data.source.held_out,
         comparison=_comparison(chapters),
+        edited=edits.IMAGES,
         table=table_cells([{"preset": entry.preset, **entry.figures} for entry in chapters]),
     )
     files.write(out / PAGE, page.encode())

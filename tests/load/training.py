@@ -1,8 +1,9 @@
 """``python -m tests.load.training``: what a step of training costs beside its arithmetic.
 
 Training as ``fit`` does it (batches from the loader, the check for finite numbers, the averaged weights)
-against a plain loop over the same model on batches that are there already: forwards, backwards, Adam. The two take
-turns, and the ratio of their medians is what counts: images a second of training over those of the plain loop.
+against a plain loop over the same model and the same optimiser on batches that are there already: forwards, backwards,
+step. The two take turns, and the ratio of their medians is what counts: images a second of training over those of the
+plain loop.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from training.config import Config, preset
 from training.data import as_pixels
 from training.model import Autoencoder
 from training.running.loader import Batch, Loader
-from training.running.trainer import Trainer
+from training.running.trainer import Trainer, adam
 
 IMAGES = 2048
 GOAL = 0.95
@@ -81,7 +82,7 @@ def plain(config: Config, images: torch.Tensor) -> Callable[[], None]:
     model = Autoencoder(config)
     if config.batch_norm:  # as Trainer does
         model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    optimizer = adam(model)
     pixels = as_pixels(images).split(config.batch_size)
     noise = randomness.noise(0, "plain", config.batch_size, config.latent_size)
     source = cycle(list(islice(pixels, len(images) // config.batch_size)))

@@ -19,10 +19,12 @@ def checkpoint_of(runs: Path, name: str = "fashion-2d") -> dict[str, Any]:
     return state
 
 
-def start(*arguments: str, launcher: tuple[str, ...] = (), data: Path = SLICE) -> "subprocess.Popen[str]":
+def start(
+    *arguments: str, launcher: tuple[str, ...] = (), data: Path = SLICE, module: str = "training"
+) -> "subprocess.Popen[str]":
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "training", *arguments, "--data", str(data)],
+        [sys.executable, *launcher, "-m", module, *arguments, "--data", str(data)],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

@@ -35,6 +35,17 @@ def test_a_bundled_model_keeps_its_promise(name: str) -> None:
     assert f"| {manifest['metrics']['sum']:.2f} |" in (MODELS / name / "1" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("name", PROMISES)
+def test_samples_of_the_fitted_prior_are_no_worse(name: str) -> None:
+    """A classifier right about 92 % of the test set finds the fitted prior's samples no farther off than N(0, I)'s."""
+    distances = manifest_of(name)["evaluation"]["frechet"]
+    assert distances["classifier_accuracy"] >= 0.92
+    assert distances["images"] == 10_000
+    assert distances["fitted"] <= distances["normal"]
+    card = (MODELS / name / "1" / "README.md").read_text()
+    assert f"N(0, I) {distances['normal']:.2f}, of the fitted prior {distances['fitted']:.2f}" in card
+
+
 def test_the_bundled_models_are_small() -> None:
     """Everybody who installs the service gets them: together they are less than 8 MB."""
     assert sum(path.stat().st_size for path in MODELS.rglob("*") if path.is_file()) < 8e6

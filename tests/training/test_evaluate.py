@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.training.conftest import SLICE
 from training import loss, randomness
 from training.__main__ import main
+from training.config import Config
 from training.data import Data, Split, as_pixels
 from training.evaluate import evaluate, losses_on
 from training.measures import aggregate
@@ -72,6 +73,41 @@ def test_a_dimension_that_hardly_moves_is_not_active(model: Autoencoder, data: D
     assert evaluate(silenced, data.test)["active_units"] == before["active_units"] - 3
 
 
+class OneGrey(torch.nn.Module):
+    """A decoder that makes every image of one middle grey."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))  # tells the device
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(latents), 1, 32, 32)
+
+
+class OnePosterior(torch.nn.Module):
+    """An encoder that says the same of every image."""
+
+    def forward(self, pixels: torch.Tensor) -> Posterior:
+        return Posterior(torch.ones(len(pixels), 2), torch.full((len(pixels), 2), math.log(0.25)))
+
+
+def test_decibels_and_bits_are_those_of_the_closed_form() -> None:
+    """Where one Gaussian stands for all images, PSNR and bits per dimension follow from its error and its density."""
+    model = Autoencoder(Config(preset="grey", latent_size=2, likelihood="gaussian")).eval()
+    model.encoder, model.decoder = OnePosterior(), OneGrey()  # type: ignore[assignment]
+    variance = 0.07
+    model.sigma_log_variance.fill_(math.log(variance))
+    images = torch.randint(0, 256, (6, 32, 32, 1), generator=torch.Generator().manual_seed(0)).byte()
+    figures = evaluate(model, Split(images, torch.zeros(6, dtype=torch.int64)))
+    pixels = images.double() / 255
+    error = float((pixels - 0.5).square().mean())
+    assert figures["psnr"] == pytest.approx(-10 * math.log10(error))
+    # Two latents of N(1, 1/4) against N(0, 1), spread over the pixels; a grey level is 1/255 of the range wide.
+    rate = 0.25 + 1 - 1 - math.log(0.25)
+    nats = 0.5 * math.log(2 * math.pi * variance) + error / (2 * variance) + math.log(255) + rate / 1024
+    assert figures["bits_per_dimension"] == pytest.approx(nats / math.log(2))
+
+
 @given(shift=st.floats(-3, 3), log_variance=st.floats(-3, 0))
 def test_divergence_of_the_moments_is_the_one_of_two_gaussians(shift: float, log_variance: float) -> None:
     """Means at +-1 off the shift and one posterior variance make a Gaussian whose KL is known in closed form."""
@@ -110,23 +146,33 @@ def test_discrepancy_is_that_of_two_samples(seed: int) -> None:
 
 
 def test_the_command_writes_json_and_prints_one_table(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A row per preset in the order given; no rate and no sum for the plain autoencoder; all 500 images."""
+    """A column per preset in the order given; no rate and no sum for the plain autoencoder; all 500 images."""
     presets = ["fashion-autoencoder-2d", "fashion-2d", "fashion"]
     assert main(["evaluate", *presets, "--data", str(SLICE), "--runs", str(runs)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("|")[1].strip() for line in lines] == [
-        "preset",
-        "-" * len(lines[1].split("|")[1]),
-        *presets,
-    ]
+    assert max(map(len, lines)) <= 110
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == ["preset", *presets]
+    told = {name: values for name, *values in cells[2:]}
     for name in presets:
         figures = json.loads((runs / name / "metrics.json").read_text())
         assert figures["images"] == 500
         assert figures["epochs"] == 6
         plain = name == "fashion-autoencoder-2d"
         assert (figures["rate"] is None) == (figures["sum"] is None) == plain
-    assert lines[2].split("|")[3].strip() == "-"
-    assert f"{figures['sum']:.2f}" in lines[4]
+        column = presets.index(name)
+        assert told["PSNR, dB"][column] == f"{figures['psnr']:.2f}"
+        few = ", ".join(f"{accuracy['100']:.2f}" for accuracy in figures["few_labels"].values())
+        assert told["100 labels: means, pixels, PCA"][column] == few
+        for label, key in (("flips", "flip_rate"), ("leakage", "leakage"), ("cycle cosine", "cycle_cosine")):
+            values = [figures[f"{key}_at_{strength}"] for strength in ("0.5", "1.0", "2.0")]
+            expected = ", ".join("-" if value is None else f"{value:.2f}" for value in values)
+            assert told[f"{label} at 0.5, 1, 2"][column] == expected
+    assert told["rate"][0] == told["their sum"][0] == told["nearest image: samples, rec."][0] == "-"
+    assert told["their sum"][2] == f"{figures['sum']:.2f}"
+    assert told["samples that repeat one"][2] == f"{figures['neighbours']['repeated']:.4f}"
+    # Of binary cross-entropy there are no such bits.
+    assert "bits per dimension" not in told
 
 
 def test_a_run_on_other_data_is_not_measured_on_these(

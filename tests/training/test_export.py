@@ -200,6 +200,7 @@ def test_the_card_carries_the_figures(bundle: Path, manifest: dict[str, Any]) ->
     """The model card shows the manifest's sum and every attribute's AUC, and the command that trains the model."""
     card = (bundle / "README.md").read_text()
     assert f"| {manifest['metrics']['sum']:.2f} |" in card
+    assert f"| {manifest['metrics']['psnr']:.2f} dB |" in card
     assert "python -m training fit fashion" in card
     assert "a mixture of 30 Gaussians" in card
     for entry in manifest["attributes"]:
@@ -233,7 +234,12 @@ def test_the_card_carries_what_evaluate_found_of_the_same_run(
     assert f"error of {evaluation['pca_mse']:.5f}" in card
     assert f"| pixels | {evaluation['few_labels']['pixels']['10']:.3f} |" in card
     trouser = evaluation["attributes"]["trouser"]
-    assert f"{trouser['flip_rate']['1.0']:.2f} | {trouser['flip_rate']['2.0']:.2f}" in card
+    figures = [
+        ", ".join(f"{trouser[key][strength]:.2f}" for strength in ("0.5", "1.0", "2.0"))
+        for key in ("flip_rate", "leakage", "cycle_cosine")
+    ]
+    assert f"| {' | '.join(figures)} |" in card
+    assert "on at most 250 images" in card
     metrics = tmp_path / "fashion" / "fashion" / "metrics.json"
     other = json.loads(metrics.read_text())
     other["run"]["seconds"] += 1

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from PIL import Image
 
 from armoire.wire.images import Preprocessing, decode
 from tests.training.processes import TORCHRUN, start
-from training.config import Crop
+from training.config import Crop, preset
 from training.data import Data, image_folder
 from training.errors import TrainingError
+from training.running.loader import Loader
 
 COUNT = 40
 
@@ -399,6 +401,33 @@ def test_two_at_once_get_the_same_images(folder: Path) -> None:
         first, second = pool.map(lambda _: greys(image_folder.load(folder, None, 32)), range(2))
     assert first == second
     assert sorted(first[0] + first[1]) == list(range(COUNT))
+
+
+def resident(path: Path) -> tuple[range, int]:
+    """The addresses that a file is mapped to in this process, and how many bytes of it are in memory."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    (first,) = [number for number, line in enumerate(lines) if line.endswith(f" {path}")]
+    start, end = (int(address, 16) for address in lines[first].split()[0].split("-"))
+    (size,) = [line.split()[1] for line in lines[first + 1 : first + 10] if line.startswith("Rss:")]
+    return range(start, end), int(size) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="asks Linux what is mapped")
+def test_the_cache_is_mapped_and_not_read(folder: Path, cache: Path) -> None:
+    """Both parts lie in the mapped file, of which memory holds nothing at first, and after a batch little more."""
+    data = image_folder.load(folder, None, 256)
+    (path,) = cache.glob("*.npy")
+    addresses, held = resident(path)
+    for part in (data.train, data.test):
+        last = part.images.data_ptr() + part.images.nbytes - 1
+        assert part.images.data_ptr() in addresses
+        assert last in addresses
+    assert held == 0
+    config = replace(preset("celeba"), batch_size=2, latent_size=2)
+    batch, _ = next(Loader(config, data.train.images, torch.device("cpu")).epoch(0))
+    assert batch.shape == (2, 256, 256, 3)
+    # The next batch is read ahead, and pages are mapped a few at a time.
+    assert 0 < resident(path)[1] < 3 * batch.nbytes < path.stat().st_size / 6
 
 
 def test_writing_to_an_image_leaves_the_cache_as_it_was(folder: Path) -> None:

@@ -4,6 +4,8 @@ from typing import Any
 
 from training.data import celeba
 from training.data.idx import EDITIONS
+from training.evaluate import OF_EDITS, averaged
+from training.measures import edits, few_labels
 
 
 def text(manifest: dict[str, Any]) -> str:
@@ -30,7 +32,8 @@ On all {metrics["images"]:,} {held_out} images, in nats per image, one z per ima
 | rate under N(0, I) | {metrics["rate"]:.2f} |
 | {loss} | {metrics["sum"]:.2f} |
 | rate under the fitted prior | {metrics["rate_fitted_prior"]:.2f} |
-| mean squared error, from the posterior mean | {metrics["mse"]:.5f} |
+{_density(metrics)}| mean squared error, from the posterior mean | {metrics["mse"]:.5f} |
+| the same as peak signal-to-noise ratio | {metrics["psnr"]:.2f} dB |
 | active units | {metrics["active_units"]} of {manifest["latent_size"]} |
 | KL of the aggregate posterior's moments from N(0, I) | {metrics["aggregate_gaussian_kl"]:.3f} |
 | squared MMD of the aggregate posterior from N(0, I) | {metrics["aggregate_mmd"]:.5f} |
@@ -87,6 +90,12 @@ def _forms(variants: dict[str, str]) -> str:
     return f"The decoder is there {', '.join(own)} and for everybody else."
 
 
+def _density(metrics: dict[str, Any]) -> str:
+    """The line of what only a likelihood of real numbers has."""
+    bits = metrics.get("bits_per_dimension")
+    return "" if bits is None else f"| bits per dimension, of 255 steps of grey | {bits:.2f} |\n"
+
+
 def _caution(likelihood: str) -> str:
     if likelihood == "bernoulli":
         return (
@@ -139,7 +148,9 @@ def _evaluation(found: dict[str, Any], training: dict[str, Any]) -> str:
         ]
         lines += [
             "",
-            f"Logistic regression with few labels, balanced accuracy on {training['held_out']} images:",
+            f"Logistic regression with few labels, balanced accuracy on {training['held_out']} images (mean over "
+            f"{few_labels.DRAWS} draws of the labels, each",
+            f"kind of features with the best of {len(few_labels.PENALTIES)} penalties on these very images):",
             "",
             "| features | " + " | ".join(f"{size} labels" for size in sizes) + " |",
             "|---" * (len(sizes) + 1) + "|",
@@ -163,34 +174,59 @@ def _attributes(
         direction += (
             ", averaged\nover the strata that the manifest names, so that neither of these comes along"
         )
-    edited = evaluation.get("attributes", {})
+    edited = {name: found for name, found in evaluation.get("attributes", {}).items() if "images" in found}
     heads, rows = ["attribute", "norm", "AUC", "logistic"], []
     if edited:
-        heads += ["flips at 1", "at 2", "leakage at 1"]
+        heads += OF_EDITS.values()
     for entry in attributes:
         cells = [entry["name"], f"{entry['norm']:.2f}", f"{entry['auc']:.3f}", f"{entry['auc_logistic']:.3f}"]
         if edited:
             found = edited.get(entry["name"], {})
-            rates, leakage = found.get("flip_rate", {}), found.get("leakage", {})
-            cells += [_figure(rates.get("1.0")), _figure(rates.get("2.0")), _figure(leakage.get("1.0"))]
+            cells += [_at_strengths(found.get(key, {})) for key in OF_EDITS]
         rows.append("| " + " | ".join(cells) + " |")
     table = "\n".join(["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|", *rows])
-    flips = (
-        "\nFlips: of the images that lack it by a classifier's word, the share that has it by the same word once it is "
-        "added.\nLeakage: the mean share of which it changes its mind about another, over the flips."
-        if edited
-        else ""
-    )
     return f"""\
 {direction}; strength 1 is the distance between the
 two. The AUC tells how well the projection on it separates them on {training["held_out"]} images
-(`{best["name"]}` best), beside that of a logistic regression on the same latents.{flips}
-
+(`{best["name"]}` best), beside that of a logistic regression on the same latents.
+{_of_edits(edited, evaluation, training, [entry["name"] for entry in attributes]) if edited else ""}
 {table}"""
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _of_edits(
+    edited: dict[str, Any], evaluation: dict[str, Any], training: dict[str, Any], names: list[str]
+) -> str:
+    """What the columns on edits say, and their means."""
+    counts = [found["images"] for found in edited.values()]
+    fewest, most = min(counts), max(counts)
+    *first, last = (f"{strength:g}" for strength in edits.STRENGTHS)
+    stray = (
+        "share that turns into a third class"
+        if training["classes"]
+        else "mean share of which it changes its mind about another"
+    )
+    shown = averaged(names)
+    means = [
+        f"{label} {_at_strengths({str(each): evaluation.get(f'{key}_at_{each}') for each in edits.STRENGTHS})}"
+        for key, label in OF_EDITS.items()
+    ]
+    return f"""
+Flips, leakage and cycle cosine are at strengths {", ".join(first)} and {last}, judged on at most {edits.IMAGES} images
+for each attribute (here on {fewest} to {most}): on those that lack it by a classifier's word. Flips: the share that has
+it by the same word once it is added. Leakage: the {stray}, over the flips.
+Cycle cosine: of the direction and the way from the encoded picture to the encoded edit.
+
+Means over {"all" if len(shown) == len(names) else ", ".join(shown)}:
+AUC {evaluation["auc"]:.3f} (logistic {evaluation["auc_logistic"]:.3f}); {"; ".join(means)}.
+"""
+
+
+def _at_strengths(values: dict[str, float | None]) -> str:
+    """A figure at each strength; nothing leaks where nothing flips."""
+    known = [values.get(str(strength)) for strength in edits.STRENGTHS]
+    if all(value is None for value in known):
+        return "-"
+    return ", ".join("-" if value is None else f"{value:.2f}" for value in known)
 
 
 def _limits(data: str, licence: str) -> str:

@@ -18,6 +18,7 @@ from training.model import Posterior
 Floats = npt.NDArray[np.float64]
 
 LABELS = (10, 100, 1000)
+FEATURES = ("encoder means", "pixels", "principal components")
 DRAWS = 3
 # Each kind of feature has the best of these, the same generosity for all.
 PENALTIES = (0.01, 0.1, 1.0, 10.0)
@@ -70,11 +71,12 @@ def _features(
     pca.fit(_pixels(data.train.images.numpy()[np.sort(rows)]))
     # Only what is drawn is looked at: the pixels of all of CelebA would take 8 GB.
     small = _pixels(data.train.images.numpy()[drawn])
-    return {
-        "encoder means": (train.mean.double().numpy()[drawn], test.mean.double().numpy()),
-        "pixels": (small, unseen),
-        "principal components": (pca.transform(small), pca.transform(unseen)),
-    }
+    pairs = (
+        (train.mean.double().numpy()[drawn], test.mean.double().numpy()),
+        (small, unseen),
+        (pca.transform(small), pca.transform(unseen)),
+    )
+    return dict(zip(FEATURES, pairs, strict=True))
 
 
 def _pixels(images: npt.NDArray[np.uint8]) -> Any:

@@ -17,6 +17,11 @@ from training.running.start import begin_at_principal_components
 PATIENCE = 10  # so many losses in a row that are not finite, and the run stops
 
 
+def adam(model: Autoencoder) -> torch.optim.Adam:
+    """The optimiser of every preset; 1e-7 is the epsilon of Keras, and so of the book's recipe."""
+    return torch.optim.Adam(model.parameters(), lr=model.config.learning_rate, eps=1e-7, fused=True)
+
+
 class Trainer:
     """Model, averaged model, optimiser and counters.
 
@@ -50,11 +55,7 @@ class Trainer:
             synchronised = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.raw_model)  # type: ignore[no-untyped-call]
             self.raw_model = synchronised
         self.average = copy.deepcopy(self.raw_model).requires_grad_(False).to(fabric.device).eval()
-        # 1e-7 is the epsilon of Keras, and so of the book's recipe.
-        optimizer = torch.optim.Adam(
-            self.raw_model.parameters(), lr=config.learning_rate, eps=1e-7, fused=True
-        )
-        self.model, self.optimizer = fabric.setup(self.raw_model, optimizer)
+        self.model, self.optimizer = fabric.setup(self.raw_model, adam(self.raw_model))
 
     @property
     def learning_rate(self) -> float:
