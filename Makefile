@@ -122,7 +122,7 @@ clean:           ## remove what make made
 rules: $(VENV)/.dev  ## write the PrometheusRule of deploy/ from docker/monitoring/prometheus/rules
 	$(BIN)/python deploy/components/monitoring/generate.py
 
-test-monitoring: $(VENV)/.dev  ## alerts, dashboard and a live Prometheus (Debian's package prometheus), skipping nothing
+test-monitoring: $(VENV)/.scale  ## alerts, dashboard and a live Prometheus (Debian's package prometheus) with Envoy, skipping nothing
 	@command -v prometheus >/dev/null && command -v promtool >/dev/null || { echo 'apt-get install prometheus' >&2; exit 1; }
 	$(BIN)/pytest tests/monitoring $(ARGS)
 

@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(serve)
 
     health = verb("health", "ask a server for its health; exit 0 if it serves", "armoire health")
-    _add_connection(health)
+    _add_connection(health, file=_file)
 
     models = verb("models", "list what a server serves", "armoire models")
     _add_connection(models)
@@ -158,17 +158,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_connection(parser: argparse.ArgumentParser, *, model: bool = False) -> None:
+def _add_connection(
+    parser: argparse.ArgumentParser, *, model: bool = False, file: Callable[[str], Path | None] = Path
+) -> None:
     group = parser.add_argument_group("connection")
     group.add_argument(
         "--address", type=_name, default="127.0.0.1:50051", help="HOST:PORT (default: 127.0.0.1:50051)"
     )
     group.add_argument("--timeout", type=_duration, default=30.0, help="seconds for the call (default: 30)")
     group.add_argument("--tls", action="store_true", help="speak TLS; any of the next three does so too")
-    group.add_argument("--tls-ca", type=Path, help="PEM authorities to trust (default: the system's)")
-    group.add_argument("--tls-cert", type=Path, help="PEM certificate of this client, for mTLS")
-    group.add_argument("--tls-key", type=Path, help="PEM private key of this client")
-    group.add_argument("--token-file", type=Path, help="file that holds a bearer token")
+    group.add_argument("--tls-ca", type=file, help="PEM authorities to trust (default: the system's)")
+    group.add_argument("--tls-cert", type=file, help="PEM certificate of this client, for mTLS")
+    group.add_argument("--tls-key", type=file, help="PEM private key of this client")
+    group.add_argument("--token-file", type=file, help="file that holds a bearer token")
     if model:
         group.add_argument("--model", type=_name, default="", help="(default: the server's own)")
         group.add_argument("--model-version", type=_name, default="", help="(default: the newest)")
@@ -200,6 +202,11 @@ def _duration(text: str) -> float:
     if not 0 < value <= 3600:
         raise argparse.ArgumentTypeError(f"{text} came; more than 0 and at most 3600 is wanted")
     return value
+
+
+def _file(text: str) -> Path | None:
+    """Take an empty path as none, for probes without a shell, whose flags come from variables."""
+    return Path(text) if text else None
 
 
 def _name(text: str) -> str:

@@ -79,6 +79,7 @@ class Metrics:
         self._pending_rows = Gauge(
             "armoire_pending_rows", "Rows taken and not yet answered.", graph, registry=registry
         )
+        self.lanes = Gauge("armoire_lanes", "Batches that run side by side.", registry=registry)
         self.max_queue_rows = Gauge(
             "armoire_max_queue_rows", "Most unanswered rows in front of one graph.", registry=registry
         )

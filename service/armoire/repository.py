@@ -91,6 +91,7 @@ class Repository:
         if why := self._loader.provider.why:
             logger.info(why)
         self._metrics.provider_fallback.set(int(self._loader.provider.fallback))
+        self._metrics.lanes.set(self._loader.lanes.count)
         for served in self._served.values():
             self._announce(served.model)
         self._calibrated(catalogue)

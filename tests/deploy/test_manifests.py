@@ -15,6 +15,7 @@ from tests.deploy.rendered import (
     BUILDS,
     DEPLOY,
     ROOT,
+    SERVICE_BUILDS,
     Resource,
     build,
     loose,
@@ -151,6 +152,26 @@ def test_selectors_meet_pods(name: str) -> None:
         own = resource["spec"]["template"]["metadata"]["labels"]
         for spread in resource["spec"]["template"]["spec"]["topologySpreadConstraints"]:
             assert spread["labelSelector"]["matchLabels"].items() <= own.items()
+
+
+@pytest.mark.parametrize("name", SERVICE_BUILDS)
+def test_a_node_is_drained_one_pod_at_a_time(name: str) -> None:
+    """A disruption budget lets one of the server's pods go at a time, and hinders no drain for a pod that is unwell."""
+    resources = build(name)
+    budget = the(resources, "PodDisruptionBudget")["spec"]
+    assert budget["selector"] == the(resources, "Deployment")["spec"]["selector"]
+    assert budget["maxUnavailable"] == 1
+    assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+@pytest.mark.parametrize("name", SERVICE_BUILDS)
+def test_the_server_has_an_account_of_its_own(name: str) -> None:
+    """The server's pods run as an account that is nobody else's and that gives no token for Kubernetes."""
+    resources = build(name)
+    account = the(resources, "ServiceAccount")
+    pod = the(resources, "Deployment")["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == account["metadata"]["name"] != "default"
+    assert account["automountServiceAccountToken"] is False
 
 
 @pytest.mark.parametrize("name", BUILDS)

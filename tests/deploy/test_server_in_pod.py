@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 import pytest
 
@@ -23,14 +24,23 @@ from tests.deploy.rendered import (
     settings,
     the,
 )
+from tests.monitoring.files import alerts
+from tests.monitoring.prometheus import needs_prometheus
+from tests.monitoring.promql import holds
 
-# Beside what max_in_flight_mib counts: 383 MiB at the peak of a flood of 1,024 calls of 1 MiB, and an `armoire health`.
-OVERHEAD_MIB = 448
+# Beside what max_in_flight_mib counts: 1,187 MiB in a flood of 1,024 calls of 1 MiB, and an `armoire health`.
+OVERHEAD_MIB = 1248
 every_build = pytest.mark.parametrize("name", SERVICE_BUILDS)
+SCALED_BUILDS = [name for name in SERVICE_BUILDS if re.search("autoscaling|all|production", name)]
 
 
 def port(address: str) -> int:
     return int(address.rpartition(":")[2])
+
+
+def mounts(resources: tuple[Resource, ...]) -> dict[str, Resource]:
+    """Give the server's mounts by their paths."""
+    return {mount["mountPath"]: mount for mount in container(resources).get("volumeMounts", [])}
 
 
 def patience(probe: Resource) -> float:
@@ -124,6 +134,15 @@ def test_a_restart_is_the_last_resort(name: str) -> None:
 
 
 @every_build
+def test_nobody_is_paged_for_a_start(name: str) -> None:
+    """As long as a pod may start, and until it is seen to serve, no alert fires for a pod that does not serve."""
+    seen = 2 * 15  # a scrape and an evaluation
+    for alert in ("ArmoireNoReadyModel", "ArmoireNotServing"):
+        minutes = int(alerts()[alert]["for"].removesuffix("m"))
+        assert 60 * minutes >= patience(container(build(name))["startupProbe"]) + seen
+
+
+@every_build
 def test_a_pod_may_drain_as_long_as_its_server_does(name: str) -> None:
     """The time to end covers the wait before SIGTERM, the calls in flight and the last spans."""
     resources = build(name)
@@ -162,11 +181,26 @@ def test_a_gpu_pod_has_one_gpu_and_the_image_for_it(name: str) -> None:
     assert container(resources)["image"].startswith("armoire-service-cuda:")
     assert settings(resources).provider == "cuda"
     assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
+    assert "/tmp" in mounts(resources)
 
 
-def test_the_autoscaler_asks_for_metrics_that_there_are() -> None:
+@pytest.mark.parametrize(
+    "name", [name for name in SERVICE_BUILDS if re.search("models|all|production", name)]
+)
+def test_models_are_where_the_server_looks(name: str) -> None:
+    """The volume of models is mounted, to be read, at the folder that the server's settings name."""
+    resources = build(name)
+    mount = mounts(resources)[str(settings(resources).models)]
+    assert mount["readOnly"] is True
+    volumes = the(resources, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    (volume,) = [each for each in volumes if each["name"] == mount["name"]]
+    assert volume["persistentVolumeClaim"]["claimName"] == "armoire-models"
+
+
+@pytest.mark.parametrize("name", SCALED_BUILDS)
+def test_the_autoscaler_asks_for_metrics_that_there_are(name: str) -> None:
     """Its queries name metrics and labels of the server in its namespace, and nothing else sets the number of pods."""
-    resources = build("base+autoscaling")
+    resources = build(name)
     scaler = the(resources, "ScaledObject")
     deployment = the(resources, "Deployment")
     assert scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
@@ -189,7 +223,25 @@ def test_the_autoscaler_asks_for_metrics_that_there_are() -> None:
         assert trigger["metadata"]["ignoreNullValues"] == "false"
         asked |= set(metrics)
     assert {"armoire_pending_rows", "armoire_queue_duration_seconds_sum"} <= asked
-    # As the manifest says why: a lane has half of its room to spare, and a wait has half of the goal.
-    pending, wait = (float(trigger["metadata"]["threshold"]) for trigger in bounds["triggers"])
-    assert pending <= settings(resources).threads / 2
+    # As the manifest says why: a wait has half of the goal.
+    wait = float(bounds["triggers"][1]["metadata"]["threshold"])
     assert wait <= settings(resources).latency_goal_ms / 1e3 / 2
+
+
+@needs_prometheus
+@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("name", SCALED_BUILDS)
+def test_half_a_batch_a_lane_is_as_much_as_the_pods_should_have(
+    name: str, lanes: int, tmp_path: Path
+) -> None:
+    """Three pods with half a batch for each lane are three pods' worth to the autoscaler, on GPUs as on CPUs."""
+    trigger = the(build(name), "ScaledObject")["spec"]["triggers"][0]
+    assert trigger["metricType"] == "AverageValue"
+    series = {}
+    for pod in ("a", "b", "c"):
+        labels = f'namespace="armoire", job="armoire", instance="{pod}:9464"'
+        of_graph = f'{labels}, model="fashion-mnist", graph="decoder"'
+        series[f"armoire_lanes{{{labels}}}"] = f"{lanes}x20"
+        series[f"armoire_largest_batch_rows{{{of_graph}}}"] = "64x20"
+        series[f"armoire_pending_rows{{{of_graph}}}"] = f"{32 * lanes}x20"
+    holds(tmp_path, trigger["metadata"]["query"], series, 3 * float(trigger["metadata"]["threshold"]))

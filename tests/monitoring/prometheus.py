@@ -69,21 +69,21 @@ class Prometheus:
         return states
 
 
-def configuration(targets: Sequence[str]) -> dict[str, Any]:
-    """Give prometheus.yml for replicas that are here, looked at once a second."""
+def configuration(**targets: Sequence[str]) -> dict[str, Any]:
+    """Give prometheus.yml for what is here of each job, looked at once a second."""
     config: dict[str, Any] = read(CONFIG)
     config["global"] = dict.fromkeys(config["global"], f"{SCRAPE_SECONDS}s")
     config["rule_files"] = [str(RULES)]
-    (job,) = config["scrape_configs"]
-    job["static_configs"] = [{"targets": list(targets)}]
-    del job["dns_sd_configs"]  # nobody here has such a name
+    for job in config["scrape_configs"]:
+        job["static_configs"] = [{"targets": list(targets[job["job_name"]])}]
+        del job["dns_sd_configs"]  # nobody here has such a name
     return config
 
 
 @contextmanager
-def prometheus(folder: Path, targets: Sequence[str]) -> Iterator[Prometheus]:
-    """Run it over ``targets`` while the block runs."""
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration(targets)))
+def prometheus(folder: Path, **targets: Sequence[str]) -> Iterator[Prometheus]:
+    """Run it over the targets of its jobs while the block runs."""
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration(**targets)))
     with socket.create_server(("127.0.0.1", 0)) as found:
         address = f"127.0.0.1:{found.getsockname()[1]}"
     with (folder / "prometheus.log").open("w") as log:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,10 @@ from armoire.config import SETTINGS
 from tests.deploy.rendered import kubectl
 from tests.monitoring.files import COMPONENT, CONFIG, DASHBOARD, PROVISIONING, RULES, dashboard, read, records
 from tests.monitoring.panels import interpolated, panels, queries
+from tests.monitoring.prometheus import needs_prometheus
+from tests.monitoring.promql import holds
 from tests.monitoring.test_rules import SERIES, exposed
+from tests.scale.proxy import CONFIGURATION as ENVOY
 
 BOARD = dashboard()
 PANELS = panels()
@@ -53,12 +57,16 @@ def test_dashboards_are_provided_from_files() -> None:
 
 
 def test_prometheus_looks_where_the_service_tells_its_metrics() -> None:
-    """The port is that of metrics_listen, for the one service and for replicas alike."""
-    (job,) = read(CONFIG)["scrape_configs"]
+    """The port is that of metrics_listen, for the one service and for replicas alike; Envoy's is its own."""
+    job, envoy = read(CONFIG)["scrape_configs"]
     port = SETTINGS["metrics_listen"].default.rpartition(":")[2]
     assert job["static_configs"] == [{"targets": [f"armoire:{port}"]}]
     (replicas,) = job["dns_sd_configs"]
     assert (replicas["names"], str(replicas["port"])) == (["armoire-replica", "armoire-gpu"], port)
+    (found,) = envoy["dns_sd_configs"]
+    listeners = {each["name"]: each for each in read(ENVOY)["static_resources"]["listeners"]}
+    assert found["names"] == ["envoy"]
+    assert found["port"] == listeners["metrics"]["address"]["socket_address"]["port_value"]
 
 
 def test_the_dashboard_can_be_provided() -> None:
@@ -102,8 +110,32 @@ def test_every_panel_asks_the_chosen_source_and_replicas() -> None:
                 target["datasource"] == panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
             )
             assert "$" not in interpolated(target["expr"], 1), panel["title"]
-            if "ALERTS" not in target["expr"] and "namespace_job_slo" not in target["expr"]:
+            if not re.search(r'ALERTS|namespace_job_slo|job="envoy"', target["expr"]):
                 assert 'instance=~"$instance"' in target["expr"], panel["title"]
+
+
+@needs_prometheus
+def test_what_the_dashboard_calls_failed_is_what_the_slo_does(tmp_path: Path) -> None:
+    """The panel shows the share of calls that burns the budget: neither a token's rate nor a deadline counts."""
+    calls = 'armoire_requests_total{{job="armoire", instance="a:9464", method="Decode", code="{}"}}'
+    refusals = 'armoire_rejected_total{{job="armoire", instance="a:9464", reason="{}"}}'
+    series = {
+        calls.format("OK"): "0+48x20",
+        calls.format("INTERNAL"): "0+4x20",
+        calls.format("RESOURCE_EXHAUSTED"): "0+8x20",
+        calls.format("DEADLINE_EXCEEDED"): "0+4x20",
+        refusals.format("queue"): "0+4x20",
+        refusals.format("rate"): "0+4x20",
+        refusals.format("deadline"): "0+4x20",
+    }
+    slo = (
+        "sum(namespace_job_slo:armoire_bad_requests:rate5m{slo='availability'})"
+        " / sum(namespace_job_slo:armoire_requests:rate5m{slo='availability'})"
+    )
+    (panel,) = [query.expression for query in queries(75) if query.panel == "Failed"]
+    assert "[300s]" in panel
+    for expression in (slo, panel):
+        holds(tmp_path, expression, series, 8 / 64)
 
 
 def test_panels_ask_for_series_that_there_are() -> None:
@@ -138,5 +170,5 @@ def test_the_component_has_the_very_files_of_compose() -> None:
     assert json.loads(made["ConfigMap"]["data"]["armoire.json"]) == json.loads(DASHBOARD.read_text())
     (endpoint,) = made["PodMonitor"]["spec"]["podMetricsEndpoints"]
     assert endpoint["interval"] == read(CONFIG)["global"]["scrape_interval"]
-    (job,) = read(CONFIG)["scrape_configs"]
+    job, _ = read(CONFIG)["scrape_configs"]
     assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": job["job_name"]}]

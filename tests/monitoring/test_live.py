@@ -6,8 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,15 +17,20 @@ import trustme
 
 from tests import bundles
 from tests.collector import collecting
+from tests.monitoring.envoy import envoy
 from tests.monitoring.panels import Query, queries
 from tests.monitoring.prometheus import SCRAPE_SECONDS, Prometheus, needs_prometheus, prometheus
+from tests.scale.proxy import binary
 from tests.soak.process import ServerProcess, server_process, until
 
 pytestmark = needs_prometheus
 START_SECONDS, PANEL_SECONDS, ALERT_SECONDS = 30.0, 60.0, 20.0
-QUERIES = queries(SCRAPE_SECONDS)
+# Of Envoy where there is one.
+QUERIES = [query for query in queries(SCRAPE_SECONDS) if binary() or 'job="envoy"' not in query.expression]
 # What stays at zero on a machine without a GPU whose callers bring no deadline and whose graphs run.
 ZERO = {"On the CPU in place of a GPU A", "Work for nothing A", "Work for nothing B", "Work for nothing C"}
+# And of an Envoy whose only replica is well.
+ZERO |= {"Calls through Envoy B", "Calls through Envoy C"}
 SMALL = ("--max-rows", "64", "--max-queue-rows", "64", "--canary-seconds", "0.5", "--reload-seconds", "0.2")
 # No more than a busy machine can answer; a Sample fills the queue, so that who comes beside it is refused.
 CALLS = (
@@ -33,6 +38,7 @@ CALLS = (
     ("--rpc", "Encode", "--rows", "4", "--rate", "20"),
     ("--rpc", "Sample", "--rows", "64", "--rate", "5"),
 )
+FEW = (("--rpc", "Decode", "--rows", "1", "--rate", "5"),)
 
 
 @dataclass
@@ -57,11 +63,11 @@ class Monitored:
 
 
 @contextmanager
-def load(address: str, ca: Path) -> Iterator[None]:
+def load(address: str, calls: Sequence[Sequence[str]], *flags: str) -> Iterator[None]:
     """Call a server in several ways at once while the block runs."""
-    command = [sys.executable, "-m", "armoire.cli", "bench", "--address", address, "--tls-ca", str(ca)]
+    command = [sys.executable, "-m", "armoire.cli", "bench", "--address", address, *flags]
     command += ["--seconds", "3600", "--warm-up", "0", "--allow-failures"]
-    processes = [subprocess.Popen([*command, *words], stdout=subprocess.DEVNULL) for words in CALLS]
+    processes = [subprocess.Popen([*command, *words], stdout=subprocess.DEVNULL) for words in calls]
     try:
         yield
     finally:
@@ -90,10 +96,20 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
         with server_process("--models", str(models), "--provider", "cpu", *SMALL, *tls) as busy:
             patch.undo()
             with server_process("--provider", "cpu", "--canary-seconds", "1") as idle:
-                targets = [server.metrics_url.split("/")[2] for server in (busy, idle)]
-                with prometheus(folder, targets) as running, load(busy.address, folder / "ca.crt"):
+                targets = {
+                    "armoire": [server.metrics_url.split("/")[2] for server in (busy, idle)],
+                    "envoy": [],
+                }
+                with ExitStack() as stack:
+                    if binary():
+                        proxy = stack.enter_context(envoy(folder, idle.address))
+                        targets["envoy"] = [proxy.metrics]
+                        stack.enter_context(load(proxy.calls, FEW))
+                    running = stack.enter_context(prometheus(folder, **targets))
+                    stack.enter_context(load(busy.address, CALLS, "--tls-ca", str(folder / "ca.crt")))
                     # What rises before the first look at it does not rise for Prometheus.
-                    assert until(lambda: running.instant("sum(up)") == [[2.0]], START_SECONDS)
+                    everybody = float(sum(map(len, targets.values())))
+                    assert until(lambda: running.instant("sum(up)") == [[everybody]], START_SECONDS)
                     yield Monitored(running, busy, idle, models)
 
 

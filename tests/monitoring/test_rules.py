@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,11 @@ import pytest
 from armoire.metrics import SECONDS, Metrics
 from tests.monitoring.files import CONFIG, MONITORING, ROOT, RULE_TESTS, RULES, RUNBOOK, alerts, read, records
 from tests.monitoring.prometheus import needs_prometheus
+from tests.monitoring.promql import promtool
 
 ALERTS = alerts()
 NAMESPACE = re.compile(r'namespace="([^"]+)"')
 SERIES = re.compile(r"\b(?:armoire|process|python)_\w+")
-
-
-def promtool(*words: str | Path) -> None:
-    done = subprocess.run(["promtool", *words], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def exposed() -> set[str]:

@@ -1,7 +1,7 @@
 """deploy/SCALING.md's sums: what follows from its measured figures, computed from the page itself.
 
-`python -m tests.scale.plan` writes the page's derived table anew; with prices it also says what a million images cost:
-`python -m tests.scale.plan --gpu-hour P --core-hour P --gigabyte P`.
+`python -m tests.scale.plan` prints the derived table, `--write` puts it into the page; with prices it says what a
+million images cost: `python -m tests.scale.plan --gpu-hour P --core-hour P --gigabyte P`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 PAGE = Path(__file__).resolve().parents[2] / "deploy" / "SCALING.md"
-BEGIN, END = "<!-- derived: python -m tests.scale.plan -->\n", "<!-- end -->\n"
+BEGIN, END = "<!-- derived: python -m tests.scale.plan --write -->\n", "<!-- end -->\n"
+COSTS = "<!-- example: python -m tests.scale.plan --write -->\n"
 RATE = 1_000_000  # images a second
 LOAD = 0.6  # of what was measured: a third of the replicas may go, and the rest still holds
 ROWS = 64  # a call, as measured over gRPC
@@ -29,6 +31,17 @@ NAME = "armoire.armoire.svc.cluster.local"
 # sizes are plain DNS, and EDNS0 as resolvers ask for it, with its own record of eleven bytes.
 PLAIN, EDNS, HEADER, RECORD, OPT = 512, 1232, 12, 16, 11
 Figures = Mapping[str, float]
+
+
+class Prices(NamedTuple):
+    """What is paid, in any currency."""
+
+    gpu_hour: float
+    core_hour: float
+    gigabyte: float
+
+
+EXAMPLE = Prices(gpu_hour=3.0, core_hour=0.04, gigabyte=0.08)
 
 
 def measured(page: str) -> dict[str, float]:
@@ -110,31 +123,52 @@ def derived(m: Figures) -> str:
     return head + "".join(rows)
 
 
+def costs(m: Figures, prices: Prices) -> str:
+    """Give the table of what a million images cost."""
+    names = ("GPU pods", "CPU pods", "of either, for the network")
+    rows = {name: f"| {name} |" for name in names}
+    for model in MODELS:
+        out = PIXEL_BYTES[model] / 1e3 * prices.gigabyte
+        gpu = hours(m, model, "cuda") * (prices.gpu_hour + CORES * prices.core_hour) + out
+        cpu = hours(m, model, "cpu") * CORES * prices.core_hour + out
+        for name, cost in zip(names, (gpu, cpu, out), strict=True):
+            rows[name] += f" {cost:.4f} |"
+    head = (
+        f"| at {prices.gpu_hour:g} a GPU-hour, {prices.core_hour:g} a core-hour, {prices.gigabyte:g} a GB "
+        "| fashion | faces |\n|---|---|---|\n"
+    )
+    return head + "".join(f"{row}\n" for row in rows.values())
+
+
 def renewed(page: str) -> str:
-    """Give the page with its derived table as it follows from its measured figures."""
-    before, rest = page.split(BEGIN)
-    return before + BEGIN + derived(measured(page)) + END + rest.split(END)[1]
+    """Give the page with what follows from its measured figures as it does."""
+    m = measured(page)
+    for begin, table in ((BEGIN, derived(m)), (COSTS, costs(m, EXAMPLE))):
+        before, rest = page.split(begin)
+        page = before + begin + table + END + rest.split(END, 1)[1]
+    return page
 
 
 def main() -> None:
-    """Renew the page; with prices, tell costs."""
+    """Renew the page, or print the derived table or, with prices, costs."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--write", action="store_true", help="put what is derived into the page")
     for name, what in (("gpu-hour", "a GPU"), ("core-hour", "a core"), ("gigabyte", "a GB that leaves")):
         parser.add_argument(f"--{name}", type=float, metavar="P", help=f"the price of {what}")
-    prices = parser.parse_args()
-    page = renewed(PAGE.read_text())
-    PAGE.write_text(page)
-    if None not in vars(prices).values():
-        m = measured(page)
-        for model in MODELS:
-            out = PIXEL_BYTES[model] / 1e3 * prices.gigabyte
-            gpu = hours(m, model, "cuda") * (prices.gpu_hour + CORES * prices.core_hour) + out
-            cpu = hours(m, model, "cpu") * CORES * prices.core_hour + out
-            print(
-                f"a million of {model}: {gpu:.4f} on GPUs, {cpu:.4f} on CPUs, {out:.4f} of both for the network"
-            )
+    arguments = vars(parser.parse_args())
+    write = arguments.pop("write")
+    missing = [f"--{name.replace('_', '-')}" for name, price in arguments.items() if price is None]
+    page = PAGE.read_text()
+    if write:
+        PAGE.write_text(renewed(page))
+    elif len(missing) == len(arguments):
+        print(derived(measured(page)), end="")
+    elif missing:
+        parser.error(f"for a cost {' and '.join(missing)} must be told, too; 0 for what costs nothing")
+    else:
+        print(costs(measured(page), Prices(**arguments)), end="")
 
 
 if __name__ == "__main__":

@@ -32,9 +32,10 @@ def test_what_has_not_happened_is_counted_as_zero() -> None:
 
 
 def test_the_bound_of_the_queue_is_told() -> None:
-    """What max_queue_rows says is beside the pending rows, and a CPU that nobody fell back to is no fallback."""
-    with serving(max_queue_rows=2000) as running:
+    """What max_queue_rows and threads say is beside the pending rows; a CPU that nobody fell back to is no fallback."""
+    with serving(max_queue_rows=2000, threads=3) as running:
         assert value_of(running, "armoire_max_queue_rows") == 2000
+        assert value_of(running, "armoire_lanes") == 3
         assert value_of(running, "armoire_provider_fallback") == 0
 
 
