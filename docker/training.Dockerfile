@@ -47,6 +47,8 @@ CMD ["--help"]
 ARG BASE_IMAGE
 ARG VERSION=0.1.0
 ARG REVISION=unknown
+# For the record of each run and the card of each bundle: here is no repository that could be asked.
+ENV ARMOIRE_REVISION="${REVISION}"
 LABEL org.opencontainers.image.title="armoire-training" \
       org.opencontainers.image.description="Trains variational autoencoders and exports them for armoire" \
       org.opencontainers.image.licenses="MIT" \
