@@ -136,6 +136,8 @@ test-scale: $(VENV)/.scale  ## as root: replicas on hosts of their own behind En
 
 # The images: built by `docker compose up` in docker/.
 test-containers: $(VENV)/.dev  ## build the images from nothing and run docker/compose.yaml with them (needs a Docker engine)
+	@for what in info 'compose version' 'buildx version'; do docker $$what >/dev/null 2>&1 || \
+	    { echo "a Docker engine with compose v2 and buildx is needed: docker $$what failed" >&2; exit 1; }; done
 	$(BIN)/pytest -m containers --timeout=1800 -s tests/containers $(ARGS)
 
 base-digest:     ## pin the newest base image in docker/*.Dockerfile (asks its registry)
