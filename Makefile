@@ -134,8 +134,11 @@ $(VENV)/.scale: pyproject.toml $(VENV)/.dev
 test-scale: $(VENV)/.scale  ## as root: replicas on hosts of their own behind Envoy, cut off, killed, slow (ARGS="--scale-rounds 20")
 	$(BIN)/pytest tests/scale -m "scale or not scale" $(ARGS)
 
-# The images: built by `docker compose up` in docker/.
+# The images: built by `docker compose up` in docker/, and by Docker's cache, where it has them, those of gigabytes (about 20 GB
+# on disk), which ARGS="--ignore tests/containers/test_large_images.py" leaves out.
 test-containers: $(VENV)/.dev  ## build the images from nothing and run docker/compose.yaml with them (needs a Docker engine)
+	@for what in info 'compose version' 'buildx version'; do docker $$what >/dev/null 2>&1 || \
+	    { echo "a Docker engine with compose v2 and buildx is needed: docker $$what failed" >&2; exit 1; }; done
 	$(BIN)/pytest -m containers --timeout=1800 -s tests/containers $(ARGS)
 
 base-digest:     ## pin the newest base image in docker/*.Dockerfile (asks its registry)

@@ -24,7 +24,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/armoire \
  && pip --python /opt/armoire install --no-compile --require-hashes --only-binary :all: --requirement /requirements.txt
 # Out goes what no service runs: tests, what only compilers read, the workshops of onnxruntime and NumPy, Pillow's AVIF
-# and fonts (the service opens PNG and JPEG alone).
+# and fonts (the service opens PNG and JPEG alone). CUDA's headers are read by kernels that cuDNN generates for attention and RMS
+# norms alone, and looked for in a toolkit (CUDA_HOME, /usr/local/cuda), never beside the libraries: here they are in vain.
 # unchecked-hash: neither a look at the source at each start, nor a recompilation where a copy has changed its time.
 RUN find /opt/armoire/lib -depth \( \
         -type d -name tests \

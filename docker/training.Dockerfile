@@ -1,5 +1,6 @@
 # Training: `docker build --file docker/training.Dockerfile --tag armoire-training .` at the root of the repository.
-# `docker run -v ./data:/data:ro -v ./runs:/runs armoire-training fit fashion --data /data --runs /runs` (user 65532 writes).
+# `docker run -v ./data:/data:ro -v ./runs:/runs armoire-training fit fashion --data /data --runs /runs` (user 65532 writes;
+# with --read-only it wants --tmpfs /tmp, too).
 # PyTorch is PyPI's, which on x86_64 brings CUDA (the job in deploy/ asks for GPUs) and some gigabytes; PyTorch's own index
 # of builds for the CPU: --build-arg TORCH_INDEX_URL=... It is not locked: one lock could not hold both builds.
 ARG BASE_IMAGE=python:3.12-slim@sha256:7a8b475003c4fe15a2cd4e55e5cfc2f3560bdc9333d624f24cdd6d4340fd7a17
@@ -47,6 +48,8 @@ CMD ["--help"]
 ARG BASE_IMAGE
 ARG VERSION=0.1.0
 ARG REVISION=unknown
+# For the record of each run and the card of each bundle: here is no repository that could be asked.
+ENV ARMOIRE_REVISION="${REVISION}"
 LABEL org.opencontainers.image.title="armoire-training" \
       org.opencontainers.image.description="Trains variational autoencoders and exports them for armoire" \
       org.opencontainers.image.licenses="MIT" \

@@ -21,7 +21,7 @@ from armoire.errors import BadSettings
 BUNDLED_MODELS = Path(__file__).parent / "models"
 PREFIX = "ARMOIRE_"
 # What Kubernetes injects for a Service called armoire, and what training reads.
-FOREIGN = re.compile(r"ARMOIRE_(SERVICE_\w+|PORT(_\w+)?|DATA|CELEBA|CACHE|INCEPTION)")
+FOREIGN = re.compile(r"ARMOIRE_(SERVICE_\w+|PORT(_\w+)?|DATA|CELEBA|CACHE|INCEPTION|REVISION)")
 # And for a Service called armoire-something, in pods of its namespace: always with the Service's host.
 INJECTED = re.compile(
     r"(?P<service>ARMOIRE_\w+?)_(SERVICE_(HOST|PORT(_\w+)?)|(?P<url>PORT)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"

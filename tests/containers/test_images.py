@@ -10,27 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.engine import ROOT, docker, inspect, until
+from tests.containers.alone import logs, python, serving, tools, uncompiled
+from tests.containers.engine import ROOT, docker, inspect
 
 pytestmark = pytest.mark.containers
 MOST_ADDED_BYTES = 200_000_000
-# The options under which compose.yaml and Kubernetes run it.
-HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
-# Prints the sources that have no unchecked bytecode beside them (PEP 552: flags 1), of what the image has added.
-UNCOMPILED = """
-from importlib.util import cache_from_source
-from pathlib import Path
-for source in Path("/opt/armoire/lib").rglob("*.py"):
-    code = Path(cache_from_source(str(source)))
-    if not code.exists() or code.read_bytes()[4] != 1:
-        print(source)
-"""
-# Prints what an image of a service has no use for.
-TOOLS = """
-import importlib.util, shutil
-print(*(name for name in ("pip", "ensurepip", "hatchling", "torch") if importlib.util.find_spec(name)),
-      *(name for name in ("pip", "pip3", "gcc", "cc", "make", "git") if shutil.which(name)))
-"""
 # Prints name and hash of each file of the package.
 PACKED = """
 import armoire
@@ -46,23 +30,8 @@ for file in home.rglob("*"):
 @pytest.fixture
 def running(images: dict[str, str]) -> Iterator[str]:
     """A container of the service that serves, hardened."""
-    name = "armoire-test-alone"
-    docker("run", "--detach", "--name", name, *HARDENED, images["armoire"])
-    try:
-        until(lambda: "serving fashion-mnist/1" in logs(name), 60, "the server serves")
+    with serving(images["armoire"]) as name:
         yield name
-    finally:
-        docker("rm", "--force", "--volumes", name)
-
-
-def logs(name: str) -> str:
-    """What a container has said, on both streams."""
-    return subprocess.run(["docker", "logs", name], capture_output=True, text=True, check=True).stderr
-
-
-def python(image: str, program: str) -> str:
-    """Run a program in an image."""
-    return docker("run", "--rm", *HARDENED, "--entrypoint", "python", image, "-c", program)
 
 
 def test_the_service_adds_at_most_200_mb(images: dict[str, str], base: str) -> None:
@@ -89,8 +58,8 @@ def test_an_image_says_what_it_is(images: dict[str, str], base: str) -> None:
 @pytest.mark.parametrize("name", ["armoire", "load"])
 def test_no_build_tools_and_nothing_to_compile(images: dict[str, str], name: str) -> None:
     """Neither pip nor a compiler is in an image, and every module in it has its bytecode, which no start checks."""
-    assert python(images[name], TOOLS) == ""
-    assert python(images[name], UNCOMPILED) == ""
+    assert tools(images[name]) == ""
+    assert uncompiled(images[name], "/opt/armoire/lib") == ""
 
 
 def test_the_package_is_the_repository(images: dict[str, str]) -> None:
@@ -119,13 +88,8 @@ def test_it_runs_with_no_rights_and_nothing_to_write_to(running: str) -> None:
 
 def test_a_writable_container_is_not_written_to(images: dict[str, str]) -> None:
     """Where it could write it does not: after a start nothing in its file system differs from the image."""
-    name = "armoire-test-writable"
-    docker("run", "--detach", "--name", name, images["armoire"])
-    try:
-        until(lambda: "serving fashion-mnist/1" in logs(name), 60, "the server serves")
+    with serving(images["armoire"], options=()) as name:
         assert docker("diff", name) == ""
-    finally:
-        docker("rm", "--force", name)
 
 
 def test_process_1_stops_when_it_is_told(running: str) -> None:

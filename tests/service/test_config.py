@@ -238,6 +238,7 @@ def test_an_unknown_variable_is_an_error_that_names_the_nearest(came: str, neare
         "ARMOIRE_CELEBA",
         "ARMOIRE_CACHE",
         "ARMOIRE_INCEPTION",
+        "ARMOIRE_REVISION",
         "PATH",
         "armoire_max_rows",
         "OTHER",

@@ -18,7 +18,7 @@ import pytest
 
 from armoire.client import Client
 from armoire.engine import calibration, golden, providers, runtime
-from armoire.engine.providers import CPU, OPENVINO, Provider
+from armoire.engine.providers import CPU, CUDA, OPENVINO, Provider
 from armoire.errors import BadBundle, BadSettings
 from armoire.ops import bundle
 from armoire.ops.bundle import Bundle
@@ -70,6 +70,20 @@ def test_a_bundle_without_fp16_is_told_so(bundle_copy: Path) -> None:
     (bundle_copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BadSettings, match="no decoder in fp16: export it again, or name cuda"):
         runtime.load(bundle.read(bundle_copy), FP16)
+
+
+def test_a_machine_without_a_driver_is_one_line(fashion: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ONNX Runtime for GPUs without a driver: cuda is refused and auto falls back, with that as the reason."""
+    monkeypatch.setattr(providers.ort, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(providers, "DRIVER", "libnowhere.so.1")
+    with pytest.raises(
+        BadSettings, match=r"provider is cuda, .*driver is not here: libnowhere\.so\.1 cannot be"
+    ):
+        runtime.choose_provider("cuda", fashion, 8)
+    taken = runtime.choose_provider("auto", fashion, 8)
+    assert taken.name == CPU
+    assert taken.fallback
+    assert "driver is not here" in taken.why
 
 
 def test_list_models_shows_the_deviation() -> None:

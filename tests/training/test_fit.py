@@ -60,6 +60,20 @@ def test_a_run_leaves_a_checkpoint_that_explains_itself(runs: Path) -> None:
     assert not list((runs / "fashion-2d").glob("*.part"))
 
 
+def test_an_image_without_git_says_of_what_it_was_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where git tells no commit ARMOIRE_REVISION does, and without it the commit is unknown; git comes first."""
+    monkeypatch.setenv("ARMOIRE_REVISION", "a revision")
+    assert checkpoint.provenance()["commit"] != "a revision"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert checkpoint.provenance()["commit"] == "a revision"
+    monkeypatch.setenv("ARMOIRE_REVISION", "")
+    assert checkpoint.provenance()["commit"] == "unknown"
+    monkeypatch.delenv("ARMOIRE_REVISION")
+    assert checkpoint.provenance()["commit"] == "unknown"
+
+
 def test_training_learns(runs: Path) -> None:
     """Six epochs of 1,500 images take the test loss well below that of an empty page."""
     history = checkpoint_of(runs)["history"]

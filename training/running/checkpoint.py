@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import io
+import os
 import subprocess
 import zipfile
 from collections.abc import Iterator
@@ -113,7 +114,10 @@ def require_data(state: dict[str, Any], data: Data, folder: Path) -> None:
 
 
 def provenance() -> dict[str, Any]:
-    """Where a run comes from: the commit of this repository (``+`` after it: with changes) and library versions."""
+    """Where a run comes from: the commit of this repository (``+`` after it: with changes) and library versions.
+
+    An image, which has no repository, says in ARMOIRE_REVISION what it was built of.
+    """
     return {"commit": _commit(), "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES}}
 
 
@@ -123,7 +127,7 @@ def _commit() -> str:
         commit = _git(root, "rev-parse", "HEAD")
         changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "training")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("ARMOIRE_REVISION") or "unknown"
     return commit + ("+" if changed else "")
 
 

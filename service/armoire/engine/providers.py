@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import json
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ from armoire.errors import BadBundle, BadSettings
 from armoire.ops.manifest import ProviderName
 
 CPU, CUDA, OPENVINO = "CPUExecutionProvider", "CUDAExecutionProvider", "OpenVINOExecutionProvider"
+DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 # ONNX Runtime's arena on the GPU, for each graph: they need a fraction, and the GPU may be shared.
 GPU_MEMORY_BYTES = 2 << 30
 CUDA_OPTIONS: dict[str, Any] = {
@@ -117,12 +120,19 @@ def cuda(max_batch: int, *, fp16: bool, cuda_graphs: bool = True) -> Provider:
     """Give the provider for an NVIDIA GPU, to be tried.
 
     Raises:
-        BadSettings: this ONNX Runtime has none.
+        BadSettings: this ONNX Runtime has none, or the machine has no driver.
     """
     if not built_with_cuda():
         raise BadSettings(
             "this ONNX Runtime is a build without CUDA; install armoire[cuda] in an environment of its own"
         )
+    # Of that ONNX Runtime writes three lines of its own, and what it raises is about something else.
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError:
+        raise BadSettings(
+            f"NVIDIA's driver is not here: {DRIVER} cannot be loaded; containers get it from NVIDIA's container toolkit"
+        ) from None
     ort.preload_dlls()
     return Provider(
         CUDA,
