@@ -232,7 +232,7 @@ def test_of_a_picture_of_any_size_the_largest_square_is_taken(folder: Path) -> N
     assert (image[[0, 0, -1, -1], [0, -1, 0, -1]] == (10, 200, 30)).all()
     assert (image[20, 20] == (200, 0, 0)).all()
     how = Preprocessing("square", (40, 40), 0)
-    (service,) = decode({"pictures": [(folder / "a.png").read_bytes()]}, (40, 40, 3), how)
+    ((service,),) = decode({"pictures": [(folder / "a.png").read_bytes()]}, (40, 40, 3), how)
     np.testing.assert_array_equal(image, service)
 
 
