@@ -294,7 +294,7 @@ class GraphSpans:
             name,
             call,
             (passage.started, passage.ended),
-            attributes={**self._attributes, "armoire.rows": len(ticket.rows)},
+            attributes={**self._attributes, "armoire.rows": ticket.count},
             context=self._traces.context(call.context.trace_id, call.context.trace_state),
             parent=call.context,
             links=passage.batches,

@@ -20,6 +20,8 @@ from armoire.ops.autoencoder import Autoencoder
 logger = logging.getLogger("armoire.server")
 TICK_SECONDS = 0.5
 LANE = "a lane"
+# A step of a model's warm-up runs many batches.
+WARM_UP_TIMES = 12
 # A model that failed its canary is asked again so soon, and then after twice the time each time, until it passes.
 RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 10.0
 # So many canaries in a row that a GPU could not even run: no error of CUDA's that lasts so long goes by itself.
@@ -61,6 +63,7 @@ class Watchdog:
         self._unrunnable = 0  # canaries in a row that could not run
         self._failures = 0  # of batches, that the last canary knew of
         self._healthy = True
+        self._heap = memory.Heap()
         self._due = 0.0
         self._retry = RETRY_SECONDS
         self._canary: asyncio.Task[None] | None = None
@@ -91,13 +94,13 @@ class Watchdog:
                 logger.exception("the watchdog stumbled and goes on")
 
     def _look(self) -> None:
-        longest = self._lanes.longest()
-        stuck = longest > self._settings.stuck_seconds
-        self._judge(LANE, f"a batch has been running for {longest:.1f} s" if stuck else "")
+        self._judge(LANE, self._stuck())
         failures = self._failed_batches()
         # Models that have gone took theirs along.
         self._failures = min(self._failures, failures)
-        due = time.monotonic() >= self._due or failures > self._failures
+        # What callers meet while a model is known to be at fault is no news.
+        hurried = failures > self._failures and not self._faults.keys() - {LANE}
+        due = time.monotonic() >= self._due or hurried
         if self._canary is not None and self._canary.done():
             canary, self._canary = self._canary, None
             if bug := canary.exception():  # told, not swallowed
@@ -127,14 +130,12 @@ class Watchdog:
             except Internal as error:
                 fault = str(error)
                 unrunnable |= gpu
+                self._failures += 1  # its own, which is to ask for no other canary
             except Overloaded:
                 continue
             self._metrics.canaries.labels("failed" if fault else "passed").inc()
             self._judge(model.where, f"the canary failed: {fault}" if fault else "")
-        # A burst leaves tens of MB in the C library, in pieces between what lives on; here nobody waits for it.
-        await asyncio.to_thread(memory.trim)
-        # A canary's own failure is no news that would ask for another before its time.
-        self._failures = self._failed_batches()
+        await asyncio.to_thread(self._heap.look)
         # What runs another model is not lost.
         self._unrunnable = self._unrunnable + 1 if unrunnable and not ran else 0
         if self._unrunnable >= LOST_AFTER:
@@ -156,6 +157,14 @@ class Watchdog:
             golden.compare_pixels(bundle, pixels, model.precision, self._settings.close_pixels)
         except StartError as error:
             return str(error)
+        return ""
+
+    def _stuck(self) -> str:
+        allowed = self._settings.stuck_seconds
+        if (batch := self._lanes.longest()) > allowed:
+            return f"a batch has been running for {batch:.1f} s"
+        if (other := self._lanes.longest_call()) > WARM_UP_TIMES * allowed:
+            return f"a model has been warming up for {other:.1f} s"
         return ""
 
     def _failed_batches(self) -> int:

@@ -369,17 +369,13 @@ def test_bombs_that_are_each_small_enough_are_bounded_together(calls: pb_grpc.La
 def test_bombs_are_bounded_over_all_messages_of_a_call(calls: pb_grpc.LatentServiceStub) -> None:
     """What is too much in one message is too much in two, or in many."""
     bombs = of(pb.Images(encoded=pb.EncodedImages(images=[png(4096, 4096, bytes(4097 * 4096))] * 3)))
-    name = "{}.images.encoded.images".format
-    check_invalid(
-        calls,
-        "Interpolate",
-        but("Interpolate", start=bombs, end=bombs),
-        f"{name('start')}, {name('end')}",
-        "pixels together",
-    )
-    examples = pb.Examples(positives=bombs, negatives=bombs)
-    fields = [name(f"edits[0].examples.{group}") for group in ("positives", "negatives")]
-    check_invalid(calls, "AddAttribute", edited(examples=examples), ", ".join(fields), "pixels together")
+    both = but("Interpolate", start=bombs, end=bombs)
+    check_invalid(calls, "Interpolate", both, "end.images.encoded.images", "pixels together")
+    one = of(pb.Images(encoded=pb.EncodedImages(images=[png(4096, 4096, bytes(4097 * 4096))])))
+    many = edited(examples=pb.Examples(positives=one, negatives=one))
+    many.edits.extend([many.edits[0]] * 9)
+    place = "edits[2].examples.positives.images.encoded.images"
+    check_invalid(calls, "AddAttribute", many, place, "pixels together")
 
 
 VECTOR = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -163,7 +164,8 @@ def apart(server: ServerProcess) -> Iterator[None]:
         return
     core = {max(mine)}
     for task in Path(f"/proc/{server.pid}/task").iterdir():
-        os.sched_setaffinity(int(task.name), core)
+        with contextlib.suppress(ProcessLookupError):  # a thread that has ended meanwhile
+            os.sched_setaffinity(int(task.name), core)
     os.sched_setaffinity(0, mine - core)
     try:
         yield

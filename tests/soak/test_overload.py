@@ -78,22 +78,27 @@ def test_three_times_the_capacity(models: Path) -> None:
 
 def test_large_calls_let_small_ones_through(models: Path) -> None:
     """Under a stream of calls of 512 rows the p99 of one-row calls is at most three times what it is without."""
-    seconds = 20.0 if is_soak() else 3.0
+    seconds, rounds = (10.0, 5) if is_soak() else (3.0, 1)
     small = Open(40.0, 1, seconds)
+    alone, beside, rows = [], [], []
     with serving_faces(models, "--latency-goal-ms", "10") as server:
-        alone = run(server, small)
-        plan = Plan((Closed(2, LARGE_ROWS, seconds + 3),), Target(server.address), warm_up=0.0)
-        large: list[Result] = []
-        stream = threading.Thread(target=lambda: large.extend(session.run(plan).results))
-        stream.start()
-        beside = run(server, small)
-        stream.join()
-    ratio = beside.latency_ms.p99 / alone.latency_ms.p99
+        for _ in range(rounds):
+            alone.append(run(server, small).latency_ms.p99)
+            plan = Plan((Closed(2, LARGE_ROWS, seconds + 3),), Target(server.address), warm_up=0.0)
+            large: list[Result] = []
+            stream = threading.Thread(target=lambda into=large, of=plan: into.extend(session.run(of).results))
+            stream.start()
+            result = run(server, small)
+            stream.join()
+            assert not result.failed, result.errors
+            assert large[0].answered
+            beside.append(result.latency_ms.p99)
+            rows.append(large[0].images_per_second)
+    ratio = statistics.median(beside) / statistics.median(alone)
     print(
-        f"one row: p99 {alone.latency_ms.p99:.1f} ms alone, {beside.latency_ms.p99:.1f} ms beside "
-        f"{large[0].images_per_second:.0f} rows/s of large calls: {ratio:.2f} times"
+        f"one row: p99 {statistics.median(alone):.1f} ms alone, {statistics.median(beside):.1f} ms beside "
+        f"{statistics.median(rows):.0f} rows/s of large calls: {ratio:.2f} times (medians of {rounds}; "
+        f"{min(beside):.1f} to {max(beside):.1f} ms beside them)"
     )
-    assert not beside.failed, beside.errors
-    assert large[0].answered
     if is_soak():
         assert ratio <= 3

@@ -33,7 +33,8 @@ class Lanes:
         self._closing = threading.Lock()
         self._closed = False
         self._numbers = itertools.count()
-        self._began: dict[int, float] = {}
+        self._began: dict[int, float] = {}  # batches
+        self._called: dict[int, float] = {}
         # Daemons: a batch that never ends must not keep a process alive that was told to stop.
         for number in range(count):
             threading.Thread(target=self._work, name=f"lane-{number}", daemon=True).start()
@@ -46,8 +47,12 @@ class Lanes:
         self._jobs.put(partial(self._run, number, loop, work, partial(self._leave, number, done)))
 
     def longest(self) -> float:
-        """Tell for how many seconds the oldest of what runs in the lanes has been running."""
+        """Tell for how many seconds the oldest of the batches that run has been running."""
         return time.monotonic() - min(list(self._began.values()), default=float("inf"))
+
+    def longest_call(self) -> float:
+        """Tell the same of what ``call`` runs."""
+        return time.monotonic() - min(list(self._called.values()), default=float("inf"))
 
     def call(self, work: Callable[[], T]) -> T:
         """Run ``work`` in a lane and wait for what it gives; from a thread that is no event loop's.
@@ -61,13 +66,13 @@ class Lanes:
         number = next(self._numbers)
 
         def job() -> None:
-            self._began[number] = time.monotonic()
+            self._called[number] = time.monotonic()
             try:
                 future.set_result(work())
             except BaseException as error:  # handed over, not swallowed
                 future.set_exception(error)
             finally:
-                del self._began[number]
+                del self._called[number]
 
         with self._closing:
             if self._closed:

@@ -102,6 +102,7 @@ class Ticket:
     Attributes:
         arrived: when the rows came into the queue, on the clock of time.monotonic(), in seconds.
         taken: when a batch took the first of them, on the same clock; 0: none has.
+        count: rows of the call.
         left: rows that no batch has taken yet.
     """
 
@@ -110,22 +111,23 @@ class Ticket:
     future: asyncio.Future[Outputs]
     arrived: float = field(default_factory=time.monotonic)
     taken: float = 0.0
+    count: int = field(init=False)
     left: int = field(init=False)
     done: int = 0
     outputs: Outputs | None = None
 
     def __post_init__(self) -> None:
-        self.left = len(self.rows)
+        self.count = self.left = len(self.rows)
 
     def take(self, rows: int) -> Slice:
         """Give the next ``rows`` of those that are left to a batch."""
-        first = len(self.rows) - self.left
+        first = self.count - self.left
         self.left -= rows
         return Slice(self, first, first + rows)
 
     def drop(self) -> None:
         """Take what is left for nobody."""
-        if self.left == len(self.rows):
+        if self.left == self.count:
             # No batch reads them, and the line keeps the ticket until its turn comes.
             self.rows = NO_ROWS
         self.left = 0
@@ -133,7 +135,7 @@ class Ticket:
     def finish(self, rows: int, outputs: Outputs | None) -> None:
         """Count rows as done; with the last of them ``outputs`` is the answer."""
         self.done += rows
-        if self.done == len(self.rows) and not self.future.done():
+        if self.done == self.count and not self.future.done():
             assert outputs is not None
             self.future.set_result(outputs)
 
@@ -157,7 +159,7 @@ class Slice:
     @property
     def whole(self) -> bool:
         """Whether it is all that the ticket has."""
-        return len(self) == len(self.ticket.rows)
+        return len(self) == self.ticket.count
 
 
 class Batch:
@@ -170,7 +172,7 @@ class Batch:
         self._engine = engine
         for part in slices:
             if not part.whole and part.ticket.outputs is None:
-                part.ticket.outputs = engine.empty(len(part.ticket.rows))
+                part.ticket.outputs = engine.empty(part.ticket.count)
         # A part of one call is written straight to its place in the answer; other batches are answered by views.
         alone = len(slices) == 1 and not slices[0].whole
         self.outputs = _cut(slices[0].ticket.outputs, slices[0]) if alone else engine.empty(self.rows)

@@ -72,12 +72,14 @@ def decode(
         field: [_open(file, f"{field}[{index}]") for index, file in enumerate(files)]
         for field, files in messages.items()
     }
-    claimed = sum(image.width * image.height for pictures in opened.values() for image in pictures)
-    if claimed > MAX_CALL_PIXELS:
-        raise InvalidArgument(
-            f"the pictures are {claimed} pixels together; at most {MAX_CALL_PIXELS} are taken in one call",
-            ", ".join(messages),
-        )
+    claimed = 0
+    for field, pictures in opened.items():
+        claimed += sum(image.width * image.height for image in pictures)
+        if claimed > MAX_CALL_PIXELS:
+            raise InvalidArgument(
+                f"with these the call's pictures are {claimed} pixels together; at most {MAX_CALL_PIXELS} are taken",
+                field,
+            )
     return [_decode(pictures, shape, preprocessing, field) for field, pictures in opened.items()]
 
 
