@@ -104,8 +104,8 @@ audit: .venv-audit/.tools  ## known vulnerabilities of everything that is locked
 	$(AUDIT)/pip-audit --strict --disable-pip --require-hashes $(ARGS) -r docker/requirements-cpu.txt \
 	    -r docker/requirements-cuda.txt -r docker/requirements-bench.txt -r docker/requirements-build.txt
 
-licences: $(LOCKED)/.installed  ## write docker/licences-cpu.md, the licence of everything that is locked (EXTRA=cuda: of that)
-	$(AUDIT)/pip-licenses --python $(LOCKED)/bin/python --format markdown --with-urls \
+licences: $(LOCKED)/.installed  ## write docker/licences-cpu.md, the licence of everything that is locked (EXTRA=cuda, bench: of those)
+	$(AUDIT)/pip-licenses --python $(LOCKED)/bin/python --format markdown --with-urls --with-system \
 	    --output-file docker/licences-$(EXTRA).md
 
 sbom: $(LOCKED)/.installed  ## write build/armoire-cpu.cdx.json, the service and its models in CycloneDX (EXTRA=cuda: of that)

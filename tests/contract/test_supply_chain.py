@@ -72,7 +72,7 @@ def test_the_lock_fits_what_is_asked_for(lock: str) -> None:
         assert entry.marker == str(requirement.marker or ""), f"{requirement} is locked for {entry.marker}"
 
 
-@pytest.mark.parametrize("extra", EXTRAS)
+@pytest.mark.parametrize("extra", IMAGES)
 def test_nothing_is_locked_that_nobody_asks_for(extra: str) -> None:
     """What the lock holds for our sake is what pyproject.toml asks for: what has left it leaves the image."""
     ours = {name for name, entry in read(extra).items() if entry.asked_for_by_us}
@@ -96,7 +96,7 @@ def test_the_images_agree() -> None:
         }
 
 
-@pytest.mark.parametrize("extra", EXTRAS)
+@pytest.mark.parametrize("extra", IMAGES)
 def test_every_licence_is_known(extra: str) -> None:
     """The table of licences has what is locked, in that version, and nothing else; else `make licences` is due."""
     _, _, *rows = (ROOT / f"docker/licences-{extra}.md").read_text().splitlines()
