@@ -43,8 +43,8 @@ lint: $(VENV)/.dev  ## ruff, mypy --strict, import-linter, buf, generated stubs 
 
 # Those of training compute on one thread each and time nothing: two at once. The others have the machine to themselves.
 test: lint  ## lint, then every test that fits in CI
-	$(BIN)/pytest tests/training --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=10 --cov --cov-report=
-	$(BIN)/pytest --ignore=tests/training --durations=20 --cov --cov-append --cov-report=term --cov-fail-under=95
+	$(BIN)/pytest tests/training --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=10
+	$(BIN)/pytest --ignore=tests/training --durations=10 --cov --cov-report=term --cov-fail-under=95
 
 test-soak: $(VENV)/.dev  ## 200,000 hostile inputs, floods, half an hour under load (about two hours)
 	$(BIN)/pytest tests/soak tests/service/test_batching.py -m "not gpu" --hypothesis-profile=soak --timeout=14400 --soak-json=soak.json --soak-png=soak.png $(ARGS)
