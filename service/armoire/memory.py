@@ -6,10 +6,8 @@ import contextlib
 import ctypes
 import gc
 import os
-from pathlib import Path
 
 M_ARENA_MAX = -8  # of mallopt(3)
-SPARE_BYTES = 2 << 20
 
 
 def one_heap() -> None:
@@ -29,30 +27,6 @@ def settle() -> None:
     gc.freeze()
     gc.enable()
     trim()
-
-
-class Heap:
-    """Looks, now and then, whether a burst has left memory behind.
-
-    Trimming holds up who allocates meanwhile, so it is done only where there is something to be had.
-    """
-
-    def __init__(self) -> None:
-        self._after_last = 0
-
-    def look(self) -> None:
-        """Trim, if the process holds more than after the last time."""
-        if _resident() > self._after_last + SPARE_BYTES:
-            trim()
-            self._after_last = _resident()
-
-
-def _resident() -> int:
-    """Bytes of this process in memory; 0 where Linux's /proc is not."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
 
 
 def trim() -> None:

@@ -63,7 +63,6 @@ class Watchdog:
         self._unrunnable = 0  # canaries in a row that could not run
         self._failures = 0  # of batches, that the last canary knew of
         self._healthy = True
-        self._heap = memory.Heap()
         self._due = 0.0
         self._retry = RETRY_SECONDS
         self._canary: asyncio.Task[None] | None = None
@@ -135,7 +134,8 @@ class Watchdog:
                 continue
             self._metrics.canaries.labels("failed" if fault else "passed").inc()
             self._judge(model.where, f"the canary failed: {fault}" if fault else "")
-        await asyncio.to_thread(self._heap.look)
+        # What a burst has left. Who allocates meanwhile waits for it, a millisecond or two.
+        await asyncio.to_thread(memory.trim)
         # What runs another model is not lost.
         self._unrunnable = self._unrunnable + 1 if unrunnable and not ran else 0
         if self._unrunnable >= LOST_AFTER:
