@@ -80,6 +80,16 @@ def with_mean_distortion(config: Config, weight: float) -> Config:
     return replace(config, beta=config.values / weight)
 
 
+# One layer of weights after the convolutions, and Adam without anything around it.
+AS_IN_THE_BOOK: dict[str, Any] = {
+    "kl_warmup_epochs": 0.0,
+    "encoder_hidden": 0,
+    "learning_rate": 5e-4,
+    "schedule": "constant",
+    "warmup_steps": 0,
+    "gradient_clip": None,
+    "ema_decay": 0.0,
+}
 PRESETS: dict[str, Config] = {
     config.preset: config
     for config in (
@@ -111,16 +121,10 @@ PRESETS: dict[str, Config] = {
             Config(
                 preset="book-fashion-2d",
                 latent_size=2,
-                kl_warmup_epochs=0.0,
-                encoder_hidden=0,
                 decoder_channels=(128, 128, 64, 32),
                 epochs=5,
                 batch_size=100,
-                learning_rate=5e-4,
-                schedule="constant",
-                warmup_steps=0,
-                gradient_clip=None,
-                ema_decay=0.0,
+                **AS_IN_THE_BOOK,
             ),
             weight=500,
         ),
@@ -157,19 +161,13 @@ PRESETS: dict[str, Config] = {
                 crop=148,
                 likelihood="gaussian",
                 calibrated=False,
-                kl_warmup_epochs=0.0,
                 encoder_channels=(64,) * 5,
-                encoder_hidden=0,
                 decoder_channels=(64,) * 6,
                 batch_norm=True,
                 epochs=10,
                 batch_size=128,
-                learning_rate=5e-4,
-                schedule="constant",
-                warmup_steps=0,
-                gradient_clip=None,
-                ema_decay=0.0,
                 mixture_components=10,
+                **AS_IN_THE_BOOK,
             ),
             weight=2 * 2000,
         ),

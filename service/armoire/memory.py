@@ -13,8 +13,7 @@ M_ARENA_MAX = -8  # of mallopt(3)
 def one_heap() -> None:
     """Let all threads allocate from one heap, unless MALLOC_ARENA_MAX says otherwise; before there are others.
 
-    The C library would give each thread its own, and what a burst leaves behind in each is of no use to the others:
-    hostile messages made 38 % of a server's memory of it, against 2 % so.
+    The C library would give each thread its own, and what a burst leaves behind in each is of no use to the others.
     """
     if "MALLOC_ARENA_MAX" not in os.environ:
         with contextlib.suppress(AttributeError):  # glibc's alone

@@ -134,7 +134,7 @@ class Watchdog:
                 continue
             self._metrics.canaries.labels("failed" if fault else "passed").inc()
             self._judge(model.where, f"the canary failed: {fault}" if fault else "")
-        # What a burst has left. Who allocates meanwhile waits for it, a millisecond or two.
+        # What a burst has left. Who allocates meanwhile waits, so it is done seldom, and not with each burst.
         await asyncio.to_thread(memory.trim)
         # What runs another model is not lost.
         self._unrunnable = self._unrunnable + 1 if unrunnable and not ran else 0

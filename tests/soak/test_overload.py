@@ -20,8 +20,8 @@ from tests.soak.scale import is_soak
 
 pytestmark = pytest.mark.soak
 DEADLINE = 1.0  # seconds; of each call
-# A refusal takes gRPC half a millisecond of the core that runs the graph too: little beside a call of 32 faces (33 ms),
-# and where calls are of 8, twice as many refusals as answers are an eighth of the core.
+# A refusal takes its time of the core that runs the graph, most of it gRPC's: little beside a call of 32 faces, and not
+# where calls are small and twice as many are refused as answered.
 ROWS, LARGE_ROWS = 32, 512
 
 

@@ -82,7 +82,7 @@ def serve_metrics(address: str, registry: prometheus_client.CollectorRegistry) -
         ) from None
     base: Any = http.RequestHandlerClass
 
-    class Impatient(base):  # type: ignore[misc]
+    class Impatient(base):  # type: ignore[misc]  # which of its classes it is, prometheus_client keeps to itself
         timeout = METRICS_SECONDS
 
         def handle(self) -> None:
