@@ -79,12 +79,12 @@ def test_memory_is_told_as_it_was_measured() -> None:
     texts = [re.sub(r"\n[ #]*", " ", place.read_text()) for place in places]
     assert all("`python -m tests.load.memory`" in text for text in texts)
     told = {tuple(re.findall(r"([\d,]+) MiB (?:at rest|in a flood)", text)) for text in texts}
-    assert told == {("106", "1,699")}
+    assert told == {("103", "1,259")}
     for limit in (
         services()["armoire"]["mem_limit"].upper() + "i",
         pod(build("cpu"))["resources"]["limits"]["memory"],
     ):
-        assert mebibytes(limit) >= 1699
+        assert mebibytes(limit) >= 1259
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -28,8 +28,8 @@ from tests.monitoring.files import alerts
 from tests.monitoring.prometheus import needs_prometheus
 from tests.monitoring.promql import holds
 
-# Beside what max_in_flight_mib counts: 1,187 MiB in a flood of 1,024 calls of 1 MiB, and an `armoire health`.
-OVERHEAD_MIB = 1248
+# Beside what max_in_flight_mib counts: 747 MiB in a flood of 1,024 calls of 1 MiB, and an `armoire health`.
+OVERHEAD_MIB = 808
 every_build = pytest.mark.parametrize("name", SERVICE_BUILDS)
 SCALED_BUILDS = [name for name in SERVICE_BUILDS if re.search("autoscaling|all|production", name)]
 
