@@ -62,7 +62,7 @@ def fit(config: Config, data: Data, folder: Path, state: dict[str, Any] | None =
     Raises:
         TrainingError: the batch cannot be shared among the processes, or the loss stays non-finite.
     """
-    fabric = _fabric()
+    fabric = launch()
     parts = fabric.world_size * config.accumulate
     if config.batch_size % parts:
         raise TrainingError(
@@ -128,7 +128,7 @@ def _resumed(config: Config, overrides: dict[str, Any], folder: Path) -> Config:
     return config
 
 
-def _fabric() -> Fabric:
+def launch() -> Fabric:
     """This process's place among the others (torchrun tells), and the device: CUDA in bf16 where there is one."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     world = int(os.environ.get("WORLD_SIZE", "1"))

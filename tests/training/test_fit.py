@@ -295,9 +295,13 @@ def test_a_loss_that_stays_non_finite_stops_the_run(
     assert "--learning-rate" in error
 
 
-def new_trainer(likelihood: Likelihood = "bernoulli", accumulate: int = 1) -> Trainer:
+def new_trainer(
+    likelihood: Likelihood = "bernoulli", accumulate: int = 1, gradient_clip: float | None = None
+) -> Trainer:
     # Clipping, like Adam itself, would hide a gradient of the wrong length.
-    config = replace(preset("fashion-2d"), likelihood=likelihood, accumulate=accumulate, gradient_clip=None)
+    config = replace(
+        preset("fashion-2d"), likelihood=likelihood, accumulate=accumulate, gradient_clip=gradient_clip
+    )
     return Trainer(config, Fabric(accelerator="cpu", devices=1), steps_per_epoch=100)
 
 
@@ -321,6 +325,21 @@ def test_one_non_finite_loss_is_skipped_and_counted(likelihood: Likelihood, data
     moved = trainer.state()["model"]["sigma_log_variance"] != before["sigma_log_variance"]
     assert bool(moved) is (likelihood == "gaussian")
     assert not torch.equal(trainer.state()["model"]["encoder.mean.weight"], before["encoder.mean.weight"])
+
+
+def test_a_gradient_is_cut_to_the_limit_and_one_below_it_left(data: Data) -> None:
+    """After the first step Adam's first moment is a tenth of the gradient: as long as the limit, where that is less."""
+    images, noise = data.train.images[:8], torch.ones(8, 2)
+
+    def length(limit: float | None) -> float:
+        trainer = new_trainer(gradient_clip=limit)
+        assert trainer.step(images, noise) is not None
+        moments = [state["exp_avg"] for state in trainer.optimizer.state.values()]
+        return 10 * float(torch.nn.utils.get_total_norm(moments))
+
+    whole = length(None)
+    assert length(whole / 3) == pytest.approx(whole / 3, rel=1e-4)
+    assert length(whole * 3) == whole
 
 
 def test_a_skipped_step_leaves_normalisation_as_it_was(data: Data) -> None:

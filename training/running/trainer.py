@@ -88,13 +88,16 @@ class Trainer:
             for number, part in enumerate(zip(images.chunk(parts), noise.chunk(parts), strict=True), start=1)
         ]
         losses = torch.stack(taken).mean(0)
-        limit = self.config.gradient_clip or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.raw_model.parameters(), limit)
+        weights = list(self.raw_model.parameters())
+        norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         # One message per step: every process sees the same averages, and so takes the same branch below.
         averages = self.fabric.all_reduce(torch.cat([losses, norm[None]]), reduce_op="mean")
         assert isinstance(averages, Tensor)
         finite = bool(averages.isfinite().all())
         if finite:
+            limit = self.config.gradient_clip
+            if limit is not None and averages[4] > limit:
+                torch.nn.utils.clip_grads_with_norm_(weights, limit, averages[4])
             self.optimizer.step()
             if self.config.likelihood == "gaussian":
                 self.raw_model.follow_sigma(averages[3])
