@@ -62,7 +62,7 @@ bench: $(VENV)/.dev  ## the service against bare ONNX Runtime and bare grpc.aio,
 ON_GPU := operations batching same_answer overload health reload shutdown
 test-gpu: .venv-gpu/.test  ## the tests that need an NVIDIA GPU and its driver, and the service's own with provider cuda
 	.venv-gpu/bin/pytest -m gpu tests/gpu
-	ARMOIRE_TEST_PROVIDER=cuda .venv-gpu/bin/pytest $(addprefix tests/service/test_,$(addsuffix .py,$(ON_GPU)))
+	TEST_PROVIDER=cuda .venv-gpu/bin/pytest $(addprefix tests/service/test_,$(addsuffix .py,$(ON_GPU)))
 
 bench-gpu: .venv-gpu/.test  ## Decode on an NVIDIA GPU at 1, 32, 128 and 512 rows, fp32 and fp16, with CUDA graphs and without
 	.venv-gpu/bin/python -m tests.gpu.bench $(ARGS)

@@ -18,7 +18,7 @@ from armoire.server import Server
 
 FASHION = config.BUNDLED_MODELS / "fashion-mnist" / "1"
 #: Where the servers of the tests run: `make test-gpu` runs some tests of the service on a GPU, too.
-PROVIDER = os.environ.get("ARMOIRE_TEST_PROVIDER", "cpu")
+PROVIDER = os.environ.get("TEST_PROVIDER", "cpu")
 ANY_PORT = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0", "threads": 1, "provider": PROVIDER}
 cpu_only = pytest.mark.skipif(PROVIDER != "cpu", reason="compares with graphs on the CPU, to the bit")
 

@@ -86,6 +86,19 @@ def test_a_machine_without_a_driver_is_one_line(fashion: Bundle, monkeypatch: py
     assert "driver is not here" in taken.why
 
 
+def test_of_a_cuda_fault_its_reason_is_told_and_no_signature() -> None:
+    """CUDA's own words come without the C++ around them, the host's name and the file; other faults as they are."""
+    raised = (
+        "/onnxruntime_src/cuda_call.cc:154 std::conditional_t<THRW, void, Status> CudaCall(ERRTYPE, const char*) [with "
+        "ERRTYPE = cudaError] CUDA failure 100: no CUDA-capable device is detected ; GPU=-1 ; hostname=vm ; "
+        "file=cuda_execution_provider.cc ; line=355 ; expr=cudaSetDevice(info_.device_id); \n"
+    )
+    fault = Provider(CUDA).fault("encoder.onnx cannot be loaded", RuntimeError(raised))
+    reason = "CUDA failure 100: no CUDA-capable device is detected"
+    assert str(fault) == f"encoder.onnx cannot be loaded on {CUDA}: {reason}"
+    assert str(Provider(CUDA).fault("it", RuntimeError("no memory\nat 0"))) == f"it on {CUDA}: no memory"
+
+
 def test_list_models_shows_the_deviation() -> None:
     """What the golden check found is in ListModels and among the metrics."""
     with (

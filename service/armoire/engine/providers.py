@@ -6,6 +6,7 @@ import ctypes
 import functools
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -99,10 +100,13 @@ class Provider:
     def fault(self, what: str, error: Exception) -> BadBundle | BadSettings:
         """Say what failed. On the CPU it is the bundle that is bad; another provider may be the reason itself."""
         kind = BadBundle if self.name == CPU else BadSettings
-        return kind(f"{what} on {self.name}: {_first_line(error)}")
+        return kind(f"{what} on {self.name}: {_reason(error)}")
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    # What CUDA's libraries say stands in the middle of the signatures and the host's name.
+    if said := re.search(r"\b(CUDA|CUDNN|CUBLAS) failure \d+: [^;\n]+", str(error)):
+        return said[0].strip()
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -176,7 +180,7 @@ def _openvino_device() -> Any:
     try:
         ort.register_execution_provider_library("armoire-openvino", plugin.get_library_path())
     except Exception as error:  # ONNX Runtime's exceptions share no base of their own
-        raise BadSettings(f"its plug-in cannot be loaded: {_first_line(error)}") from None
+        raise BadSettings(f"its plug-in cannot be loaded: {_reason(error)}") from None
     offered = (device for device in ort.get_ep_devices() if device.ep_name == OPENVINO)
     return next((device for device in offered if device.ep_metadata.get("ov_device") == "CPU"), None)
 
