@@ -69,6 +69,7 @@ class Server:
         self._servicer: LatentServicer
         self._grpc: grpc.aio.Server
         self._http: HTTPServer | None = None
+        self._stopping: asyncio.Task[None] | None = None
         self.address = settings.listen
         self.metrics_address = settings.metrics_listen
         self.lost = asyncio.Event()
@@ -116,7 +117,15 @@ class Server:
         )
 
     async def stop(self) -> None:
-        """Drain: health first, then new calls are refused and those in flight are answered, then gRPC stops."""
+        """Drain: health first, then new calls are refused and those in flight are answered, then gRPC stops.
+
+        Called again, it waits for the same end: of two stops of its server gRPC lets one use what the other has freed.
+        """
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
         for reloader in self._reloaders:
             await reloader.stop()
         if self._watchdog is not None:

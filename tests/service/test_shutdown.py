@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 import numpy as np
+import pytest
 
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
@@ -127,3 +128,22 @@ def test_a_drain_that_was_hurried_before_it_began_waits_for_nobody() -> None:
         running.close()
         assert time.monotonic() - began < 20
         assert {first.code(), second.code()} <= {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
+
+
+@pytest.mark.parametrize("turns", range(0, 16, 2))
+def test_several_may_stop_a_server_at_once(turns: int) -> None:
+    """Who stops a server that is being stopped waits for the same end; two stops of gRPC's server end the process."""
+    running = Running(grace=0)
+
+    async def stop() -> None:
+        first = asyncio.create_task(running.server.stop())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await asyncio.gather(first, running.server.stop(), running.server.stop())
+
+    with grpc.insecure_channel(running.address) as channel, running.holding():
+        stuck = pb_grpc.LatentServiceStub(channel).Sample.future(pb.SampleRequest(count=1), timeout=60)
+        running.until_pending("decoder", 1)
+        running.run(stop())
+        assert stuck.exception() is not None
+    running.close()
