@@ -58,7 +58,9 @@ class Loader:
         images = self._images[rows[self._share]]
         if config.flips:
             mirrored = randomness.coins(config.seed, "flip", size, step)[self._share].numpy()
-            images[mirrored] = images[mirrored, :, ::-1]
+            # As pixels and not as their channels, which takes twice as long.
+            pixels = images.view(np.dtype((np.void, images.shape[-1])))[..., 0]
+            pixels[mirrored] = pixels[mirrored, :, ::-1]
         noise = randomness.noise(config.seed, "latent", size, config.latent_size, step)[self._share]
         return self._on_device(torch.from_numpy(images)), self._on_device(noise.contiguous())
 
