@@ -20,6 +20,7 @@ RATE = 1_000_000  # images a second
 LOAD = 0.6  # of what was measured: a third of the replicas may go, and the rest still holds
 ROWS = 64  # a call, as measured over gRPC
 CORES = 4  # of a process, as measured
+SHARING, SHARED_CORES = 3, 9  # processes on one GPU, and the cores of all of them, as measured
 CLIENTS = 1_000
 SCRAPE_SECONDS, AGE_SECONDS = 15, 300
 MODELS = ("fashion", "faces")
@@ -55,14 +56,19 @@ def processes(m: Figures, model: str, provider: str) -> int:
     return math.ceil(RATE / (m[f"{model}.{provider}.grpc"] * LOAD))
 
 
-def fed(m: Figures, model: str) -> int:
-    """How many processes one GPU could keep as busy as gRPC lets them be."""
-    return max(1, int(m[f"{model}.cuda.engine.128"] // m[f"{model}.cuda.grpc"]))
+def shared_gpus(m: Figures, model: str) -> int:
+    """How many GPUs with SHARING processes each answer RATE at LOAD."""
+    return math.ceil(RATE / (m[f"{model}.cuda.shared"] * LOAD))
 
 
-def hours(m: Figures, model: str, provider: str) -> float:
-    """Hours of one process for a million images."""
-    return 1e6 / (m[f"{model}.{provider}.grpc"] * LOAD) / 3600
+def of_engine(m: Figures, model: str) -> float:
+    """What SHARING processes make of what the engine alone can do with one GPU."""
+    return m[f"{model}.cuda.shared"] / m[f"{model}.cuda.engine.128"]
+
+
+def hours(m: Figures, model: str, how: str) -> float:
+    """Hours for a million images: of one process, or of the processes that share a GPU."""
+    return 1e6 / (m[f"{model}.{how}"] * LOAD) / 3600
 
 
 def envoy_ms(m: Figures, model: str) -> float:
@@ -84,6 +90,7 @@ def addresses(size: int, extra: int = 0) -> int:
 def sums(m: Figures, model: str) -> dict[str, str]:
     """Give what RATE of one model takes, by what it is."""
     gpu, cpu = processes(m, model, "cuda"), processes(m, model, "cpu")
+    shared = shared_gpus(m, model)
     pixels, calls = PIXEL_BYTES[model], RATE / ROWS
     one = gigabits(pixels, m[f"{model}.cuda.grpc"])
     series = m["replica.series"] * cpu
@@ -94,15 +101,18 @@ def sums(m: Figures, model: str) -> dict[str, str]:
         "**on GPUs:** processes, at 60 % of what was measured": f"{gpu}",
         "their cores": f"{CORES * gpu}",
         "GPUs, one process each": f"{gpu}",
-        "processes that one GPU could feed (engine at 128 rows / gRPC)": f"{fed(m, model)}",
-        "GPUs so shared, *which was not tried*": f"{math.ceil(gpu / fed(m, model))}",
+        "GPUs, three processes each": f"{shared}",
+        "the cores of all these": f"{SHARED_CORES * shared}",
+        "three processes on a GPU, of the engine alone at 128 rows": f"{of_engine(m, model):.0%}",
         "answers of one process, Gbit/s": f"{one:,.1f}",
         "processes at full load behind a 25 Gbit/s interface": f"{25 // one:.0f}",
-        "GPU-hours for a million images, one process each": f"{hours(m, model, 'cuda'):.4f}",
-        "core-hours beside them": f"{CORES * hours(m, model, 'cuda'):.4f}",
+        "GPU-hours for a million images, one process each": f"{hours(m, model, 'cuda.grpc'):.4f}",
+        "core-hours beside them": f"{CORES * hours(m, model, 'cuda.grpc'):.4f}",
+        "GPU-hours for a million images, three processes each": f"{hours(m, model, 'cuda.shared'):.4f}",
+        "core-hours beside those": f"{SHARED_CORES * hours(m, model, 'cuda.shared'):.4f}",
         "**on CPUs:** processes of 4 cores, at 60 %": f"{cpu}",
         "cores": f"{CORES * cpu}",
-        "core-hours for a million images": f"{CORES * hours(m, model, 'cpu'):.3f}",
+        "core-hours for a million images": f"{CORES * hours(m, model, 'cpu.grpc'):.3f}",
         "**either way:** GB of answers for a million images": f"{pixels / 1e3:.2f}",
         "Envoy's processor time for a call, ms, *extrapolated*": f"{envoy_ms(m, model):.1f}",
         "cores for Envoy in front of it all": f"{math.ceil(envoy_ms(m, model) / 1e3 * calls / LOAD):,}",
@@ -125,13 +135,19 @@ def derived(m: Figures) -> str:
 
 def costs(m: Figures, prices: Prices) -> str:
     """Give the table of what a million images cost."""
-    names = ("GPU pods", "CPU pods", "of either, for the network")
+    names = (
+        "GPU pods, one process a GPU",
+        "GPUs with three processes",
+        "CPU pods",
+        "of each, for the network",
+    )
     rows = {name: f"| {name} |" for name in names}
     for model in MODELS:
         out = PIXEL_BYTES[model] / 1e3 * prices.gigabyte
-        gpu = hours(m, model, "cuda") * (prices.gpu_hour + CORES * prices.core_hour) + out
-        cpu = hours(m, model, "cpu") * CORES * prices.core_hour + out
-        for name, cost in zip(names, (gpu, cpu, out), strict=True):
+        alone = hours(m, model, "cuda.grpc") * (prices.gpu_hour + CORES * prices.core_hour) + out
+        shared = hours(m, model, "cuda.shared") * (prices.gpu_hour + SHARED_CORES * prices.core_hour) + out
+        cpu = hours(m, model, "cpu.grpc") * CORES * prices.core_hour + out
+        for name, cost in zip(names, (alone, shared, cpu, out), strict=True):
             rows[name] += f" {cost:.4f} |"
     head = (
         f"| at {prices.gpu_hour:g} a GPU-hour, {prices.core_hour:g} a core-hour, {prices.gigabyte:g} a GB "

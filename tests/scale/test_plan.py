@@ -24,16 +24,16 @@ def test_what_is_derived_follows_from_what_is_measured() -> None:
 
 
 def test_the_page_names_the_model_that_was_measured() -> None:
-    """It says at which commit its inputs were measured and how large the decoder was then, and is today."""
-    found = re.search(r"at commit `(\w{7})`.*?had ([\d.]+) MB, today's has ([\d.]+) MB", PAGE, re.DOTALL)
+    """It says at which commit its inputs were measured; the decoder was as large then as it says and as it is today."""
+    found = re.search(r"at commit `(\w{7})`.*?decoder has ([\d.]+) MB", PAGE, re.DOTALL)
     assert found
-    commit, then, today = found.groups()
-    assert today == f"{DECODER.stat().st_size / 1e6:.2f}"
+    commit, size = found.groups()
+    assert size == f"{DECODER.stat().st_size / 1e6:.2f}"
     command = ["git", "cat-file", "-s", f"{commit}:{DECODER.relative_to(ROOT)}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"the history is not here: {done.stderr}")
-    assert then == f"{int(done.stdout) / 1e6:.2f}"
+    assert size == f"{int(done.stdout) / 1e6:.2f}"
 
 
 def ask(*flags: str) -> subprocess.CompletedProcess[str]:
@@ -45,8 +45,10 @@ def test_costs_are_told_for_the_prices_that_are_given() -> None:
     """With all prices the costs are printed, and the page's example is what its own prices make."""
     done = ask(*(word for pair in PRICES.items() for word in pair))
     assert done.returncode == 0, done.stderr
-    gpu, cpu = 1e6 / 216_512 / 0.6 / 3600, 1e6 / 19_648 / 0.6 / 3600
-    assert f"| GPU pods | {gpu * 4.4:.4f} |" in done.stdout
+    three = 1e6 / 446_560 / 0.6 / 3600
+    gpu, cpu = 1e6 / 164_800 / 0.6 / 3600, 1e6 / 14_944 / 0.6 / 3600
+    assert f"| GPU pods, one process a GPU | {gpu * 4.4:.4f} |" in done.stdout
+    assert f"| GPUs with three processes | {three * 4.9:.4f} |" in done.stdout
     assert f"| CPU pods | {cpu * 0.4:.4f} |" in done.stdout
     assert plan.costs(plan.measured(PAGE), plan.EXAMPLE) in PAGE
 
@@ -62,7 +64,7 @@ def test_a_price_that_is_missing_is_named(missing: str) -> None:
 def test_a_question_leaves_the_page_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is asked for, only --write changes the page."""
     page = tmp_path / "SCALING.md"
-    page.write_text(PAGE.replace("| 19,648 |", "| 9,824 |"))
+    page.write_text(PAGE.replace("| 14,944 |", "| 7,472 |"))
     stale = page.read_text()
     monkeypatch.setattr(plan, "PAGE", page)
     for flags in ((), tuple(word for pair in PRICES.items() for word in pair)):
@@ -98,5 +100,5 @@ def test_the_assumptions_are_the_servers() -> None:
 
 
 USED = {f"{model}.{provider}.grpc" for model in plan.MODELS for provider in ("cpu", "cuda")}
-USED |= {f"{model}.cuda.engine.128" for model in plan.MODELS}
+USED |= {f"{model}.cuda.{what}" for model in plan.MODELS for what in ("engine.128", "shared")}
 USED |= {"envoy.ms.1kib", "envoy.ms.256kib", "replica.series"}

@@ -16,7 +16,7 @@ from armoire.ops import bundle
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
 from armoire.wire.tensors import to_tensor
-from tests.serving import FASHION, Running, cpu_only, serving
+from tests.serving import FASHION, PROVIDER, Running, cpu_only, serving
 
 GOLDEN = bundle.read(FASHION).golden
 D = 16
@@ -209,13 +209,16 @@ def test_without_a_seed_the_server_draws_one_that_repeats(client: Client) -> Non
 
 
 def test_a_seed_outlives_the_server_and_its_batch_mates(client: Client) -> None:
-    """A restarted server under load gives the rows of the first, whatever else is in the batch."""
+    """A restarted server under load gives the rows of the first, whatever else is in the batch: on a CPU to the bit."""
+    off_by, equal = (0, 1.0) if PROVIDER == "cpu" else (1, 0.999)
     wanted = [client.sample(count, seed=count) for count in range(1, 25)]
     with serving(max_batch=16) as other, Client(other.address) as again, ThreadPoolExecutor(24) as callers:
         drawn = list(callers.map(lambda count: again.sample(count, seed=count), range(1, 25)))
     for a, b in zip(wanted, drawn, strict=True):
         np.testing.assert_array_equal(a.latents, b.latents)
-        np.testing.assert_array_equal(a.images, b.images)
+        gaps = np.abs(a.images.astype(int) - b.images)
+        assert gaps.max() <= off_by
+        assert (gaps == 0).mean() >= equal
 
 
 @cpu_only
