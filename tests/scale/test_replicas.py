@@ -29,6 +29,7 @@ EVEN = 0.02  # the widest gap between two replicas' rows, of their mean
 MOST_SECONDS = 10.0  # to recover
 # A host that sends no faster, for 15 calls a second of 8 KiB answers each: not enough for its share.
 KILOBITS, LOSS = 512, 0.2
+DELAY = 0.2  # seconds, on the way to it
 HUNG_SECONDS = 5.0  # until somebody like a liveness probe ends it
 
 
@@ -124,11 +125,18 @@ def test_a_host_that_goes_costs_no_call(
     assert seconds < MOST_SECONDS + (HUNG_SECONDS if fault is hung else 0.0)
 
 
-@pytest.mark.parametrize("fault", [slow, lossy], ids=lambda fault: fault.__name__)
+@contextlib.contextmanager
+def far(replica: Replica) -> Iterator[None]:
+    pytest.importorskip("netfilterqueue", reason="make test-scale installs NetfilterQueue")
+    with replica.host.delay(DELAY):
+        yield
+
+
+@pytest.mark.parametrize("fault", [slow, lossy, far], ids=lambda fault: fault.__name__)
 def test_a_slow_host_fails_no_call(
     cluster: Cluster, fault: Callable[[Replica], Any], figures: Figures
 ) -> None:
-    """A host on a thin or lossy line makes its own calls slow; none fails, and afterwards all is as before."""
+    """A host on a thin, lossy or long line makes its own calls slow; none fails, and afterwards all is as before."""
     with calling(cluster.client, cluster.envoy.address, RATE) as load:
         cluster.await_shares(cluster.replicas)
         with fault(cluster.replicas[0]):
@@ -139,6 +147,7 @@ def test_a_slow_host_fails_no_call(
         cluster.await_shares(cluster.replicas)
         record(figures, fault.__name__, load, seconds, time.monotonic() - over)
     assert seconds < MOST_SECONDS
+    assert figures[-1]["longest_call_ms"] >= 1e3 * DELAY
 
 
 def record(figures: Figures, event: str, load: Load, recovered: float, back: float) -> None:
