@@ -75,6 +75,8 @@ LOCKED := build/locked-$(EXTRA)
 COMPILE := $(AUDIT)/uv pip compile --quiet --no-config --no-build --universal --fork-strategy fewest \
 	--python-version 3.11 --generate-hashes --custom-compile-command 'make lock'
 
+ASKED = $(AUDIT)/python -c 'import tomllib as t; print(*t.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
+
 .venv-audit/.tools: pyproject.toml
 	$(PYTHON) -m venv --clear .venv-audit
 	$(AUDIT)/pip install --quiet --upgrade 'pip>=25.1'
@@ -85,11 +87,12 @@ lock: .venv-audit/.tools  ## lock what pyproject.toml asks for in docker/require
 	$(COMPILE) $(ARGS) --extra cpu pyproject.toml --output-file docker/requirements-cpu.txt
 	$(COMPILE) $(ARGS) --extra cuda pyproject.toml --output-file docker/requirements-cuda.txt
 	$(COMPILE) $(ARGS) --extra bench --constraints docker/requirements-cpu.txt pyproject.toml --output-file docker/requirements-bench.txt
-	$(AUDIT)/python -c 'import tomllib as t; print(*t.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
-	    $(COMPILE) $(ARGS) - --output-file docker/requirements-build.txt
-	@# Each lock has a wheel of everything for each machine that an image may be built on (glibc 2.36: Debian 12).
-	@set -e; for lock in cpu cuda bench build; do for machine in x86_64 aarch64; do for python in 3.11 3.12; do \
-	    $(AUDIT)/uv pip install --quiet --no-config --dry-run --no-build --require-hashes --target build/nowhere \
+	$(call ASKED,["build-system"]["requires"]) | $(COMPILE) $(ARGS) - --output-file docker/requirements-build.txt
+	$(call ASKED,["dependency-groups"]["sbom"]) | $(COMPILE) $(ARGS) - --output-file docker/requirements-sbom.txt
+	@# Each lock has a wheel of everything for each machine that an image may be built on (glibc 2.36: Debian 12); of
+	@# hdrhistogram, in bench, there are none for aarch64.
+	@set -e; for lock in cpu cuda bench build sbom; do for machine in x86_64 aarch64; do for python in 3.11 3.12; do \
+	    [ $$lock-$$machine = bench-aarch64 ] || $(AUDIT)/uv pip install --quiet --no-config --dry-run --no-build --require-hashes --target build/nowhere \
 	        --python-platform $$machine-manylinux_2_36 --python-version $$python -r docker/requirements-$$lock.txt; \
 	done; done; done
 
@@ -102,7 +105,7 @@ $(LOCKED)/.installed: docker/requirements-$(EXTRA).txt .venv-audit/.tools
 
 audit: .venv-audit/.tools  ## known vulnerabilities of everything that is locked (asks PyPI; make lint has ruff's security rules)
 	$(AUDIT)/pip-audit --strict --disable-pip --require-hashes $(ARGS) -r docker/requirements-cpu.txt \
-	    -r docker/requirements-cuda.txt -r docker/requirements-bench.txt -r docker/requirements-build.txt
+	    $(foreach lock,cuda bench build sbom,-r docker/requirements-$(lock).txt)
 
 licences: $(LOCKED)/.installed  ## write docker/licences-cpu.md, the licence of everything that is locked (EXTRA=cuda, bench: of those)
 	$(AUDIT)/pip-licenses --python $(LOCKED)/bin/python --format markdown --with-urls --with-system \

@@ -36,6 +36,21 @@ RUN find /opt/armoire/lib -depth \( \
     \) -exec rm -r {} + \
  && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/armoire/lib
 
+# What is in the image, in CycloneDX, listed by a virtual environment that stays here.
+FROM build AS sbom
+WORKDIR /source
+COPY docker/requirements-sbom.txt docker/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m venv --without-pip /opt/sbom \
+ && pip --python /opt/sbom install --no-compile --require-hashes --only-binary :all: --requirement docker/requirements-sbom.txt
+COPY --from=packages /opt/armoire /opt/armoire
+COPY pyproject.toml README.md LICENSE ./
+COPY docker/sbom.py docker/
+COPY service/armoire/models service/armoire/models
+RUN /opt/sbom/bin/cyclonedx-py environment --gather-license-texts --pyproject pyproject.toml \
+        --output-file packages.json /opt/armoire/bin/python \
+ && /opt/sbom/bin/python docker/sbom.py packages.json /armoire.cdx.json
+
 FROM packages AS code
 COPY --from=wheel /wheel /wheel
 RUN pip --python /opt/armoire install --no-cache-dir --no-compile --no-index --no-deps --root /code /wheel/*.whl \
@@ -49,6 +64,7 @@ RUN pip uninstall --quiet --yes --root-user-action ignore pip \
         -x '/(curses|dbm|distutils|idlelib|lib2to3|pydoc_data|site-packages|sqlite3|tkinter|turtledemo|unittest|wsgiref|xmlrpc)/' "$(python -c 'import os; print(os.path.dirname(os.__file__))')"
 COPY --from=packages /opt/armoire /opt/armoire
 COPY --from=code /code /
+COPY --from=sbom /armoire.cdx.json /opt/armoire/share/armoire.cdx.json
 
 ENV PATH=/opt/armoire/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

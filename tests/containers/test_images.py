@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from tests.containers.alone import logs, python, serving, tools, uncompiled
 from tests.containers.engine import ROOT, docker, inspect
@@ -24,6 +25,18 @@ home = Path(*armoire.__path__)
 for file in home.rglob("*"):
     if file.is_file() and file.suffix != ".pyc":
         print(file.relative_to(home), sha256(file.read_bytes()).hexdigest())
+"""
+
+
+# Prints name and version of what is installed, and then of what is listed.
+LISTED = """
+import json, sys
+from importlib.metadata import distributions
+for each in distributions(path=[f"{sys.prefix}/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"]):
+    print("installed", each.name, each.version)
+bom = json.load(open(f"{sys.prefix}/share/armoire.cdx.json"))
+for each in [bom["metadata"]["component"], *bom["components"]]:
+    print(each["type"], each["name"], each["version"])
 """
 
 
@@ -73,6 +86,18 @@ def test_the_package_is_the_repository(images: dict[str, str]) -> None:
     }
     packed = dict(line.rsplit(" ", 1) for line in python(images["armoire"], PACKED).splitlines())
     assert packed == ours
+
+
+@pytest.mark.parametrize("name", ["armoire", "load"])
+def test_an_image_lists_what_it_is_made_of(images: dict[str, str], name: str) -> None:
+    """Its list in CycloneDX, made as it was built, has each package that is installed and each bundled model."""
+    lines = [line.split() for line in python(images[name], LISTED).splitlines()]
+    installed = {(canonicalize_name(what), version) for kind, what, version in lines if kind == "installed"}
+    listed = {(canonicalize_name(what), version) for kind, what, version in lines if kind != "installed"}
+    models = {(what, version) for kind, what, version in lines if kind == "machine-learning-model"}
+    assert models == {("fashion-mnist", "1"), ("fashion-mnist-2d", "1")}
+    assert len(installed) > 5
+    assert listed == installed | models
 
 
 def test_it_runs_with_no_rights_and_nothing_to_write_to(running: str) -> None:
