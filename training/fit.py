@@ -74,21 +74,23 @@ def fit(config: Config, data: Data, folder: Path, state: dict[str, Any] | None =
     if not loader.steps_per_epoch:
         raise TrainingError(f"batch size {config.batch_size} is more than the {len(images)} training images")
 
+    began = time.monotonic()  # looking for a start among the images is part of it
     trainer = Trainer(config, fabric, loader.steps_per_epoch, images if state is None else None)
-    record = Record(folder, data, trainer, writes=fabric.is_global_zero)
+    record = Record(folder, data, trainer, writes=fabric.is_global_zero, began=began)
     if state is not None:
         checkpoint.require_data(state, data, folder)
         with checkpoint.reading(folder):
             trainer.load_state(state)
             record.load_state(state)
+    _require_one_step(fabric, trainer.step_count, folder)
     if trainer.step_count == trainer.steps:
         _say(fabric, f"{folder}: all {config.epochs} epochs are done")
         return 0
     total = trainer.steps * config.batch_size
 
-    with Interruption() as interruption, record, _bar(fabric, total) as bar:
+    done = trainer.step_count * config.batch_size
+    with Interruption() as interruption, record, _bar(fabric, total, done) as bar:
         began = time.monotonic()
-        bar.update(trainer.step_count * config.batch_size)
         while trainer.step_count < trainer.steps:
             for batch, noise in loader.epoch(trainer.step_count):
                 losses = trainer.step(batch, noise)
@@ -96,17 +98,42 @@ def fit(config: Config, data: Data, folder: Path, state: dict[str, Any] | None =
                 share = loader.waited / (time.monotonic() - began)
                 bar.set_postfix_str(f"{share:.1%} waiting for data", refresh=False)
                 bar.update(config.batch_size)
-                if _any_process(fabric, interruption.requested):
-                    record.save()
-                    _say(fabric, f"stopped at step {trainer.step_count}; go on with --resume", sys.stderr)
-                    return INTERRUPTED
+                if trainer.step_count % trainer.steps_per_epoch and _any_process(
+                    fabric, interruption.requested
+                ):
+                    return _stopped(fabric, record)
+            # An epoch that is done has its row, whoever wants to stop.
             line = record.close_epoch()
             if fabric.is_global_zero:
                 bar.write(line)
+            if trainer.step_count < trainer.steps and _any_process(fabric, interruption.requested):
+                return _stopped(fabric, record)
             record.save()
         # Nobody leaves before the last checkpoint is written: a machine that went could not help to write it anew.
         fabric.barrier()
     return 0
+
+
+def _stopped(fabric: Fabric, record: Record) -> int:
+    """Save, and let nobody leave, who might be started again and look for the checkpoint, before it is written."""
+    record.save()
+    fabric.barrier()
+    _say(fabric, f"stopped at step {record.trainer.step_count}; go on with --resume", sys.stderr)
+    return INTERRUPTED
+
+
+def _require_one_step(fabric: Fabric, step: int, folder: Path) -> None:
+    """See that all processes go on from the same step: each has read the checkpoint for itself, or found none."""
+    if fabric.world_size == 1:
+        return
+    ends = fabric.all_reduce(torch.tensor([step, -step], device=fabric.device), reduce_op="max")
+    assert isinstance(ends, torch.Tensor)
+    latest, earliest = int(ends[0]), -int(ends[1])
+    if latest != earliest:
+        raise TrainingError(
+            f"some processes would go on from step {earliest} and others from {latest}: {folder} must be one folder "
+            "for all of them, and all must be told to --resume or none"
+        )
 
 
 def _resumed(config: Config, overrides: dict[str, Any], folder: Path) -> Config:
@@ -161,6 +188,8 @@ def _any_process(fabric: Fabric, requested: bool) -> bool:
     return bool(requests > 0)
 
 
-def _bar(fabric: Fabric, total: int) -> "tqdm[Never]":
-    """Images done of all epochs, images/s and the time left."""
-    return progress.bar(total=total, unit=" images", unit_scale=True, disable=not fabric.is_global_zero)
+def _bar(fabric: Fabric, total: int, done: int) -> "tqdm[Never]":
+    """Images done of all epochs, images/s of this part of the run and the time left."""
+    return progress.bar(
+        total=total, initial=done, unit=" images", unit_scale=True, disable=not fabric.is_global_zero
+    )

@@ -153,9 +153,12 @@ class Autoencoder(nn.Module):
         """-log p(x|z) per row under the configured likelihood, in nats: two [n, c, h, w] -> [n]."""
         return self._distortion(logits, pixels)[0]
 
-    def follow_sigma(self, log_variance: Tensor) -> None:
-        """Let the running mean take in one batch's log sigma^2; the trainer leaves out those that are not finite."""
-        self.sigma_log_variance.lerp_(log_variance, 0.01)
+    def follow_sigma(self, log_variance: Tensor, taken: int) -> None:
+        """Let the running mean, which has ``taken`` in so many, take in one batch's log sigma^2.
+
+        It is the mean of the first hundred and forgets from then on. The trainer leaves out those that are not finite.
+        """
+        self.sigma_log_variance.lerp_(log_variance, max(0.01, 1 / (taken + 1)))
 
     def rate(self, posterior: Posterior) -> Tensor:
         """KL per row and dimension, in nats: [n, d]; zeros in a plain autoencoder, which has no such term."""

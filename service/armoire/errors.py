@@ -53,7 +53,7 @@ class ArmoireError(Exception):
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
     #: The label of armoire_rejected_total; empty for an error that is not a refusal of good work.
-    reason: ClassVar[str] = ""
+    reason: str = ""
     #: google.rpc.ErrorInfo.reason, by which a client tells a class from its parent of the same code.
     info: ClassVar[str] = ""
 
@@ -89,15 +89,17 @@ class NotFound(ArmoireError):
 class Overloaded(ArmoireError):
     """The server has more work than it can answer in time; ask again after ``retry_after`` seconds.
 
-    None says that it was no queue but gRPC's own refusal of a message that is too large.
+    None says that it was no queue but gRPC's own refusal of a message that is too large. ``reason`` is what is full:
+    queue (in front of a graph), bytes (in flight) or files (images that wait to be read or written).
     """
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "queue"
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, retry_after: float | None = None, reason: str = "") -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.reason = reason or type(self).reason
 
 
 class RateLimited(Overloaded):

@@ -21,7 +21,9 @@ from armoire import errors
 # From a small decoder's single row to an overloaded queue.
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-REASONS = sorted({kind.reason for name in errors.__all__ if (kind := getattr(errors, name)).reason})
+REASONS = sorted(
+    {"bytes", "files"} | {kind.reason for name in errors.__all__ if (kind := getattr(errors, name)).reason}
+)
 
 
 @dataclass(frozen=True)

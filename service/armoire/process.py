@@ -59,6 +59,7 @@ async def _started(server: Server, asked_to_stop: asyncio.Event) -> bool:
         start.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await start
+        await server.stop()
         return False
     stop.cancel()
     start.result()

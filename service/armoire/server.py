@@ -10,13 +10,14 @@ from http.server import HTTPServer
 from typing import TYPE_CHECKING
 
 import grpc
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from armoire import memory, traces
 from armoire.config import Settings
 from armoire.engine import cores
 from armoire.engine.tickets import Observer
+from armoire.errors import Unavailable
 from armoire.logs import CallLog
 from armoire.metrics import Metrics
 from armoire.reloading import Reloader
@@ -69,6 +70,7 @@ class Server:
         self._servicer: LatentServicer
         self._grpc: grpc.aio.Server
         self._http: HTTPServer | None = None
+        self._wired = False
         self._stopping: asyncio.Task[None] | None = None
         self.address = settings.listen
         self.metrics_address = settings.metrics_listen
@@ -87,12 +89,17 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._repository = Repository(self._settings, self._metrics, self._observer, self._freed)
         self._wire()
+        self._wired = True
         try:
             await self._listen()
-            catalogue = self._servicer.catalogue = await asyncio.to_thread(self._repository.load)
+            catalogue = await asyncio.to_thread(self._repository.load)
+            if self._stopping is not None:
+                raise Unavailable("the server was stopped while it started")
         except BaseException:
-            await self.stop()
+            with contextlib.suppress(asyncio.CancelledError):  # of what went wrong the first is told
+                await self.stop()
             raise
+        self._servicer.catalogue = catalogue
         self._health.set(True)
         for reloader in self._reloaders:
             reloader.start()
@@ -120,7 +127,10 @@ class Server:
         """Drain: health first, then new calls are refused and those in flight are answered, then gRPC stops.
 
         Called again, it waits for the same end: of two stops of its server gRPC lets one use what the other has freed.
+        A server that was not started has nothing to stop.
         """
+        if not self._wired:
+            return
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop())
         await asyncio.shield(self._stopping)
@@ -183,7 +193,7 @@ class Server:
         guard = Guard(self._tokens, self._metrics) if self._tokens is not None else None
         if guard is not None and self._settings.health == "token":
             self._health = GuardedHealth(HEALTH_OF, guard)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        self._health.register(self._grpc)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         if guard is not None and self._settings.reflection == "token":
             guarded = GuardedReflection(names, guard)

@@ -109,3 +109,21 @@ def test_a_gpu_service_may_start_as_long_as_a_pod() -> None:
     gpu, startup = services()["armoire-gpu"], pod(build("gpu"))["startupProbe"]
     assert gpu["healthcheck"]["start_period"] == f"{startup['periodSeconds'] * startup['failureThreshold']}s"
     assert gpu["tmpfs"] == ["/tmp"]
+
+
+@pytest.mark.parametrize("traces", ["", "-traces"])
+def test_images_are_built_of_locks_that_are_there(traces: str) -> None:
+    """Each image is built of a lock of its own, with OpenTelemetry's packages where TRACES says so."""
+    extras = {
+        name: service["build"]["args"]["EXTRA"]
+        for name, service in services(TRACES=traces).items()
+        if "build" in service
+    }
+    assert {extras["armoire"], extras["armoire-gpu"], extras["load"]} == {
+        f"cpu{traces}",
+        f"cuda{traces}",
+        "bench",
+    }
+    for extra in extras.values():
+        text = (DOCKER / f"requirements-{extra}.txt").read_text()
+        assert ("opentelemetry-sdk==" in text) == extra.endswith("-traces")

@@ -150,8 +150,15 @@ def test_selectors_meet_pods(name: str) -> None:
         assert _selects(resource["spec"]["podSelector"]["matchLabels"], resources), resource
     for resource in of_kind(resources, "Deployment", "Job"):
         own = resource["spec"]["template"]["metadata"]["labels"]
-        for spread in resource["spec"]["template"]["spec"]["topologySpreadConstraints"]:
+        spreads = resource["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        for spread in spreads:
             assert spread["labelSelector"]["matchLabels"].items() <= own.items()
+            assert spread["maxSkew"] == 1
+        if resource["kind"] == "Deployment":
+            assert {s["topologyKey"] for s in spreads} == {
+                "kubernetes.io/hostname",
+                "topology.kubernetes.io/zone",
+            }
 
 
 @pytest.mark.parametrize("name", SERVICE_BUILDS)

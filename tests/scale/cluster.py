@@ -17,6 +17,8 @@ from tests.soak.process import ARMOIRE, ServerProcess, until
 REPLICAS = ("replica1", "replica2", "replica3")
 # What envoy.yaml asks DNS for.
 NAME = "armoire-replica"
+# Envoy tells its workers of hosts whose health has changed all at once, a second after the first (update_merge_window).
+MERGE_SECONDS = 1.2
 
 
 class Replica:
@@ -82,6 +84,7 @@ class Cluster:
         addresses = [replica.address for replica in self.replicas[:count]]
         self._names.addresses = addresses
         self.envoy.await_healthy(set(addresses))
+        until(lambda: False, MERGE_SECONDS)
 
     def await_shares(self, replicas: Sequence[Replica], seconds: float = 60.0) -> float:
         """Wait until each of them gets rows; give how long that took."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 
 from netfilterqueue import NetfilterQueue, Packet
@@ -13,8 +14,9 @@ PACKETS = 4096  # held at once, or the kernel drops what comes
 
 
 async def main(seconds: float) -> None:
-    """Say that it has begun, and go on until it is ended."""
-    loop, queue = asyncio.get_running_loop(), NetfilterQueue()
+    """Say that it has begun, and go on until it is told to end and holds nothing more."""
+    loop, queue, empty = asyncio.get_running_loop(), NetfilterQueue(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, lambda: loop.call_later(seconds, empty.set))
 
     def come(packet: Packet) -> None:
         loop.call_later(seconds, packet.accept)
@@ -22,7 +24,7 @@ async def main(seconds: float) -> None:
     queue.bind(QUEUE, come, max_len=PACKETS)
     loop.add_reader(queue.get_fd(), lambda: queue.run(block=False))
     print("delaying", flush=True)
-    await asyncio.Event().wait()
+    await empty.wait()
 
 
 if __name__ == "__main__":

@@ -131,10 +131,14 @@ class Host:
                 self.run("iptables", "-w", "-A", *rule)
                 try:
                     yield
+                    counted = self.run("iptables", "-w", "-nvxL", "INPUT")
+                    assert re.search(r"^\s*[1-9]\d* +\d+ +NFQUEUE", counted, re.MULTILINE), (
+                        f"nothing was held: {counted}"
+                    )
                 finally:
                     self.run("iptables", "-w", "-D", *rule)
             finally:
-                holding.terminate()
+                holding.terminate()  # it lets go what it holds first
 
     def connections(self, port: int) -> int:
         """How many open TCP connections it has at a port of its own (proc(5): 01 is open)."""

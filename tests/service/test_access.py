@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import signal
 import threading
 import time
@@ -38,6 +39,20 @@ def until(true: Callable[[], bool], what: str, seconds: float = 30) -> None:
     while not true():
         assert time.monotonic() < end, f"{what}: not within {seconds} s"
         threading.Event().wait(0.02)
+
+
+@pytest.mark.parametrize(("listen", "warned"), [("0.0.0.0:0", 1), ("127.0.0.1:0", 0)])
+def test_tokens_that_would_travel_in_plain_text_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, listen: str, warned: int
+) -> None:
+    """With tokens, without TLS and for more than this machine a server says so as it starts, and serves."""
+    (tmp_path / "tokens").write_text(line("web", "secret"))
+    with (
+        caplog.at_level(logging.WARNING, "armoire.server"),
+        serving(listen=listen, tokens_file=tmp_path / "tokens") as running,
+    ):
+        assert knows(running.address.replace("0.0.0.0", "127.0.0.1"), "secret")
+    assert caplog.text.count("tokens will travel in plain text") == warned
 
 
 def knows(address: str, secret: str) -> bool:

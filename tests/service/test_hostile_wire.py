@@ -18,6 +18,7 @@ from tests.soak.requests import PATHS
 
 LIST_MODELS = PATHS["ListModels"]
 HEALTH = "/grpc.health.v1.Health/Check"
+WATCH = "/grpc.health.v1.Health/Watch"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
@@ -32,13 +33,21 @@ def test_a_path_that_is_no_utf8_ends_its_call_and_nothing_else(path: bytes) -> N
             assert other.call(request_headers(LIST_MODELS), framed(b"")).code == "OK"
 
 
-@pytest.mark.parametrize("path", [HEALTH, REFLECTION, "/\udcff"])
-def test_what_grpc_cannot_read_is_no_traceback_in_the_log(path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        (HEALTH, "INVALID_ARGUMENT"),
+        (WATCH, "INVALID_ARGUMENT"),
+        (REFLECTION, "UNKNOWN"),
+        ("/\udcff", "UNKNOWN"),
+    ],
+)
+def test_what_nobody_can_read_is_no_traceback_in_the_log(path: str, code: str) -> None:
     """Bytes that are no request of health or reflection, or no path, leave no traceback in the log."""
     with server_process("--threads", "1") as server:
         with Connection(server.port) as connection:
             headers = request_headers(path)
-            assert connection.call(headers, framed(b"\xff\xff")).code == "UNKNOWN"
+            assert connection.call(headers, framed(b"\xff\xff")).code == code
         assert server.stop() == 0
         assert not [line for line in server.strange_lines if "Traceback" in line or "ERROR" in line]
 

@@ -39,6 +39,7 @@ async def test_more_files_than_may_wait_are_refused() -> None:
     with pytest.raises(Overloaded, match="8 image files are waiting and 1 more") as refused:
         await decoding(pool, files(1))
     assert refused.value.retry_after
+    assert refused.value.reason == "files"
     await asyncio.gather(*waiting)
     await decoding(pool, files(8))
     pool.close()

@@ -46,5 +46,5 @@ async def test_answers_that_nobody_reads_are_bounded() -> None:
                     continue
             else:
                 pytest.fail("refused after everything was read")
-        assert value(scrape(running), 'armoire_rejected_total{reason="queue"}') >= 1
+        assert value(scrape(running), 'armoire_rejected_total{reason="bytes"}') >= 1
         assert running.server._interceptor._bytes == 0

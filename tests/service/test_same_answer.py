@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from armoire.client import Client
 from tests.serving import Running, serving
+from tests.soak.process import server_process
 
 # As README says it.
 EQUAL_PIXELS, OFF_BY = 0.999, 1
@@ -48,6 +49,17 @@ def test_a_row_does_not_depend_on_its_batch(
     )
     assert (gaps == 0).mean() >= EQUAL_PIXELS
     assert gaps.max() <= OFF_BY
+
+
+def test_a_seed_outlives_the_process() -> None:
+    """Two processes, one after the other, give the points and pixels of a seed to the bit."""
+    drawn = []
+    for _ in range(2):
+        with server_process("--threads", "1") as server, Client(server.address) as client:
+            drawn.append(client.sample(40, seed=5))
+    first, second = drawn
+    np.testing.assert_array_equal(first.latents, second.latents)
+    np.testing.assert_array_equal(first.images, second.images)
 
 
 def test_a_seed_is_the_same_on_other_threads_and_under_load(running: Running) -> None:

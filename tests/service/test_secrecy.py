@@ -145,6 +145,9 @@ def test_no_token_is_shown(tmp_path: Path, log_format: str) -> None:
     assert sum("ListModels" in text for text in log) >= len(PLAIN) + 5
     if log_format == "json":
         assert all(json.loads(text) for text in log)
+    # Who called is told by the token's name.
+    named = '"caller": "web"' if log_format == "json" else "caller=web"
+    assert sum(named in text for text in log) >= 3
 
 
 @pytest.mark.parametrize("token", [f"{MARK}ä", f"{MARK}\n", f"{MARK} {MARK}", f"{MARK}\0", f"\ud800{MARK}"])

@@ -13,11 +13,13 @@ import grpc
 import numpy as np
 import pytest
 
+from armoire import config
+from armoire.server import Server
 from armoire.v1 import armoire_pb2 as pb
 from armoire.v1 import armoire_pb2_grpc as pb_grpc
 from armoire.wire.interceptor import QUIET_SECONDS
 from armoire.wire.tensors import to_tensor
-from tests.serving import Running, serving
+from tests.serving import ANY_PORT, Running, serving
 
 # Their images are 16 MB: more than the buffers of the machine hold.
 ROWS = 16384
@@ -139,7 +141,9 @@ def test_several_may_stop_a_server_at_once(turns: int) -> None:
         first = asyncio.create_task(running.server.stop())
         for _ in range(turns):
             await asyncio.sleep(0)
-        await asyncio.gather(first, running.server.stop(), running.server.stop())
+        await asyncio.gather(running.server.stop(), running.server.stop())
+        assert first.done()
+        await first
 
     with grpc.insecure_channel(running.address) as channel, running.holding():
         stuck = pb_grpc.LatentServiceStub(channel).Sample.future(pb.SampleRequest(count=1), timeout=60)
@@ -147,3 +151,13 @@ def test_several_may_stop_a_server_at_once(turns: int) -> None:
         running.run(stop())
         assert stuck.exception() is not None
     running.close()
+
+
+async def test_a_server_that_was_not_started_has_nothing_to_stop() -> None:
+    """To stop it does nothing, and it can be started after that."""
+    server = Server(config.load(ANY_PORT))
+    await server.stop()
+    await server.start()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        await pb_grpc.LatentServiceStub(channel).ListModels(pb.ListModelsRequest(), timeout=30)
+    await server.stop()

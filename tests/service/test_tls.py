@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import logging
 import ssl
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 import trustme
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
+    NoEncryption,
     PrivateFormat,
     load_pem_private_key,
 )
@@ -102,6 +107,61 @@ def refusal(running: Running, credentials: grpc.ChannelCredentials | None) -> er
 def look(running: Running) -> None:
     """Have the server look at its files, and wait until it has."""
     running.run(running.server._look_at_access(True))
+
+
+def signed_by_itself(folder: Path, key: Any) -> tuple[dict[str, Path], grpc.ChannelCredentials]:
+    """A server's settings with a certificate of that key, and the credentials of who trusts it."""
+    name, now = x509.Name([]), datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=True
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
+    )
+    settings = {"tls_cert": folder / "cert.pem", "tls_key": folder / "key.pem"}
+    pem = certificate.public_bytes(Encoding.PEM)
+    settings["tls_cert"].write_bytes(pem)
+    settings["tls_key"].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return settings, grpc.ssl_channel_credentials(pem)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        rsa.generate_private_key(65537, 2048),
+        ec.generate_private_key(ec.SECP256R1()),
+        ec.generate_private_key(ec.SECP384R1()),
+    ],
+    ids=["RSA", "P-256", "P-384"],
+)
+def test_keys_of_the_kinds_that_readme_names_serve(tmp_path: Path, key: Any) -> None:
+    """RSA, and ECDSA on P-256 and P-384."""
+    settings, credentials = signed_by_itself(tmp_path, key)
+    with serving(**settings) as running:
+        answers(running, credentials)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [ec.generate_private_key(ec.SECP521R1()), ed25519.Ed25519PrivateKey.generate()],
+    ids=["P-521", "Ed25519"],
+)
+def test_a_key_of_another_kind_stops_the_start(tmp_path: Path, key: Any) -> None:
+    """With it gRPC would listen, and no client could ever agree with it: the server says which kinds it takes."""
+    settings, _ = signed_by_itself(tmp_path, key)
+    with (
+        pytest.raises(errors.BadSettings, match="RSA, or ECDSA on P-256 or P-384 is wanted"),
+        serving(**settings),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("wrong", ["plain text", "authority", "expired", "host"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import hmac
 import logging
 from pathlib import Path
 
@@ -40,6 +42,23 @@ def test_a_token_with_rpcs_may_call_these_only(tokens: Tokens) -> None:
     assert tokens.check("Bearer b secret", "Decode").name == "bob"
     with pytest.raises(PermissionDenied, match="'bob' may not call Sample"):
         tokens.check("Bearer b secret", "Sample")
+
+
+@pytest.mark.parametrize("secret", ["a-secret", "b secret", "c-secret"])
+def test_every_token_is_compared_whichever_came(
+    tokens: Tokens, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In constant time each, and no fewer for the first than for one that nobody knows: the time tells nothing."""
+    compared = []
+
+    def counting(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return one == other
+
+    monkeypatch.setattr(hmac, "compare_digest", counting)
+    with contextlib.suppress(Unauthenticated):
+        tokens.check(f"Bearer {secret}", "Encode")
+    assert len(compared) == 2
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic a-secret", "a-secret", "Token a-secret"])

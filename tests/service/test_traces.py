@@ -340,18 +340,19 @@ def test_the_log_line_has_the_trace_of_a_call_that_is_sampled(
     caplog: pytest.LogCaptureFixture,
     log_format: str,
 ) -> None:
-    """The trace's id stands in the line of a sampled call, and no word of it in that of another."""
+    """The trace's id and the caller's own stand in the line of a sampled call, and no trace in that of another."""
     caplog.set_level(logging.INFO, "armoire.calls")
     with serving(log_format=log_format) as running:
         for parent in (SAMPLED, UNSAMPLED):
-            call(running, decode(1), parent)
+            call(running, decode(1), parent, ("x-request-id", "night-shift-7"))
     lines = [line for line in capsys.readouterr().err.splitlines() if "Decode OK" in line]
     sampled, unsampled = lines
     if log_format == "json":
+        assert json.loads(sampled)["request_id"] == "night-shift-7"
         assert json.loads(sampled)["trace_id"] == TRACE
         assert "trace_id" not in json.loads(unsampled)
     else:
-        assert re.search(rf" request=\S+ trace={TRACE}$", sampled)
+        assert re.search(rf" request=night-shift-7 trace={TRACE}$", sampled)
         assert "trace" not in unsampled
 
 

@@ -102,6 +102,40 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_ends_in_the_same_numbers(
     assert_same_run(checkpoint_of(tmp_path / "whole"), checkpoint_of(tmp_path / "stopped"))
 
 
+def test_a_signal_in_the_last_step_of_an_epoch_loses_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The epoch is closed before the run stops, and what is resumed has a row for each epoch, of its own steps."""
+    step = Trainer.step
+
+    def interrupted(trainer: Trainer, images: torch.Tensor, noise: torch.Tensor) -> Any:
+        losses = step(trainer, images, noise)
+        if trainer.step_count == trainer.steps_per_epoch:
+            signal.raise_signal(signal.SIGINT)
+        return losses
+
+    assert fit("fashion-2d", tmp_path / "whole", "--epochs", "2") == 0
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    assert fit("fashion-2d", tmp_path / "stopped", "--epochs", "2") == 130
+    assert "stopped at step 12" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert fit("fashion-2d", tmp_path / "stopped", "--resume") == 0
+    assert_same_run(checkpoint_of(tmp_path / "whole"), checkpoint_of(tmp_path / "stopped"))
+
+
+def test_what_resumes_a_run_is_told_beside_what_began_it(tmp_path: Path) -> None:
+    """The checkpoint names the commit of the first epochs and, where it is another, that of the last."""
+    assert fit("fashion-2d", tmp_path, "--epochs", "1") == 0
+    path = tmp_path / "fashion-2d" / "checkpoint.pt"
+    state = checkpoint_of(tmp_path)
+    now, state["commit"], state["config"]["epochs"] = state["commit"], "an earlier one", 2
+    torch.save(state, path)
+    assert fit("fashion-2d", tmp_path, "--resume") == 0
+    resumed = checkpoint_of(tmp_path)
+    assert resumed["commit"] == f"an earlier one, {now}"
+    assert resumed["libraries"] == state["libraries"]
+
+
 def test_another_seed_gives_another_run(runs: Path, tmp_path: Path) -> None:
     """The seed reaches the weights: one epoch with two seeds ends in different ones."""
     states = []
@@ -450,6 +484,21 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     ours, theirs = (torch.cat([value.flatten() for value in s["model"].values()]) for s in (alone, together))
     # 2e-6 was seen; 2e-3 where both processes took the same half of each batch.
     assert (theirs - ours).norm() <= 1e-4 * ours.norm()
+
+
+def test_processes_that_would_go_on_from_different_steps_do_not(runs: Path) -> None:
+    """One that resumes beside one that finds no checkpoint: both end, and tell from which steps they would go on."""
+    train = f"exec {sys.executable} -m training fit fashion-2d --data {SLICE}"
+    each = f'[ "$RANK" = 0 ] && {train} --runs {runs} --resume || {train} --runs {runs}/none'
+    process = subprocess.run(
+        [sys.executable, *TORCHRUN, "--no-python", "sh", "-c", each],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode != 0
+    assert "some processes would go on from step 0 and others from 72" in process.stderr
 
 
 def test_a_batch_that_cannot_be_shared_or_filled_is_refused(

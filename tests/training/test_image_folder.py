@@ -81,11 +81,14 @@ def noise(width: int, height: int, channels: int = 3) -> Image.Image:
 
 
 def test_images_are_found_below_the_folder_by_their_ending(folder: Path) -> None:
-    """Every .jpg, .jpeg, .png and .webp in either case, at any depth, and nothing else."""
+    """Every .jpg, .jpeg, .png and .webp in either case, at any depth, that is not hidden, and nothing else."""
     (folder / "a" / "b").mkdir(parents=True)
     for name in ("x.JPG", "a/y.jpeg", "a/b/z.WebP", "a/b/y.PnG"):
         Image.new("RGB", (12, 10), (200, 200, 200)).save(folder / name)
     (folder / "notes.txt").write_text("no image")
+    (folder / ".thumbnails").mkdir()
+    for name in ("._x.JPG", ".thumbnails/y.png"):
+        (folder / name).write_bytes(b"what a file browser left here")
     data = image_folder.load(folder, None, 32)
     train, test = greys(data)
     assert len(train) + len(test) == COUNT + 4

@@ -174,12 +174,22 @@ def test_sigma_is_learnt_in_training_and_frozen_in_evaluation() -> None:
     torch.testing.assert_close(
         trained, loss.gaussian_distortion(logits.sigmoid(), pixels, squared_error.log())
     )
-    model.follow_sigma(squared_error.log())
+    model.follow_sigma(squared_error.log(), 0)
     learnt = model.sigma_log_variance.clone()
-    assert learnt < 0
+    assert learnt == squared_error.log()
     whole = model.eval().distortion(logits, pixels)
     torch.testing.assert_close(whole[:2], model.distortion(logits[:2], pixels[:2]))
     assert model.sigma_log_variance == learnt
+
+
+def test_the_running_sigma_is_the_mean_of_the_first_batches() -> None:
+    """What it began as has no part in it: of 3, 5 and 7 it is 5, and after a hundred one more weighs a hundredth."""
+    model = Autoencoder(Config(preset="fashion", latent_size=2, likelihood="gaussian"))
+    for taken, value in enumerate((3.0, 5.0, 7.0)):
+        model.follow_sigma(torch.tensor(value), taken)
+    torch.testing.assert_close(model.sigma_log_variance, torch.tensor(5.0))
+    model.follow_sigma(torch.tensor(105.0), 1000)
+    torch.testing.assert_close(model.sigma_log_variance, torch.tensor(6.0))
 
 
 def test_presets_of_clothes_but_the_books_train_on_the_bound_itself() -> None:

@@ -52,7 +52,7 @@ class Data:
     test: Split
 
     def fingerprint(self) -> str:
-        """Tell data of one name apart: SHA-256 of the attributes' names, all labels, and 64 images of each part."""
+        """Tell data of one name apart: SHA-256 of attribute names, all labels, and 64 or more images of each part."""
         digest = hashlib.sha256(repr(self.source.attributes).encode())
         for part in (self.train, self.test):
             digest.update(repr(tuple(part.images.shape)).encode())

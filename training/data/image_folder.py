@@ -62,14 +62,16 @@ def load(folder: Path | None, crop: Crop, size: int) -> Data:
 
 
 def _find_images(folder: Path) -> list[str]:
-    """Paths of the images within ``folder``, with slashes, in order."""
+    """Paths of the images within ``folder``, with slashes, in order; what is hidden (by a dot) is none of them."""
     if not folder.is_dir():
         raise TrainingError(f"{folder} is no folder: name a folder of images with --data DIR")
+    found = (
+        (Path(parent) / name).relative_to(folder) for parent, _, names in os.walk(folder) for name in names
+    )
     files = sorted(
-        (Path(parent) / name).relative_to(folder).as_posix()
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(SUFFIXES)
+        path.as_posix()
+        for path in found
+        if path.name.lower().endswith(SUFFIXES) and not any(part.startswith(".") for part in path.parts)
     )
     if not files:
         raise TrainingError(

@@ -28,7 +28,7 @@ class Attribute:
 
     ``direction`` [d] is the difference of the two means, so that a strength of 1 goes from one to the other; ``auc`` is
     how well the projection on it tells members from the rest, on images that it was not made from (0.5: not at all),
-    and ``auc_logistic`` how well a logistic regression on the same latents does: the most that a direction can.
+    and ``auc_logistic`` how well a logistic regression on the same latents does, which looks for the best direction.
     ``strata`` are those that the difference was taken within, where it was; ``quantiles`` (percent to value) say where
     the training images lie along the direction, in units of it and from their mean: the sensible range of a slider.
     """

@@ -97,8 +97,8 @@ def _draws(labels: npt.NDArray[np.int64], seed: int) -> Iterator[tuple[int, npt.
 
 def _scores(known: Floats, labels: Any, unseen: Floats, wanted: Any) -> list[float]:
     """Balanced accuracy with each penalty."""
-    # Brought to a mean square of 1 for each image, so that a penalty means the same for all kinds of features; and
-    # turned into the space that the few images span, which is all that a ridge penalty lets a regression use.
+    # Brought to a mean square of 1 in each direction that the few images span, so that a penalty means about the same
+    # for all kinds of features; and turned into that space, which is all that a ridge penalty lets a regression use.
     centre = known.mean(0)
     known, unseen = known - centre, unseen - centre
     scale = np.sqrt(np.square(known).sum(1).mean()) / np.sqrt(min(known.shape))

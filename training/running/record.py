@@ -23,7 +23,8 @@ class Record:
     each update) and of the whole test split under the averaged weights.
     """
 
-    def __init__(self, folder: Path, data: Data, trainer: Trainer, *, writes: bool) -> None:
+    def __init__(self, folder: Path, data: Data, trainer: Trainer, *, writes: bool, began: float) -> None:
+        """``began`` is when training did, on the monotonic clock."""
         self.folder = folder
         self.data = data
         self.trainer = trainer
@@ -33,7 +34,7 @@ class Record:
         self._fingerprint = data.fingerprint()
         self._distortion, self._rate, self._steps = 0.0, 0.0, 0
         self._seconds_before = 0.0
-        self._began = time.monotonic()
+        self._began = began
 
     def __enter__(self) -> "Record":
         step = self.trainer.step_count
@@ -116,3 +117,13 @@ class Record:
         self._distortion, self._rate = unfinished["distortion"], unfinished["rate"]
         self._steps = unfinished["steps"]
         self._seconds_before = state["seconds"]
+        # What the first epochs came from is not forgotten.
+        libraries, now = state["libraries"], self._provenance["libraries"]
+        self._provenance = {
+            "commit": _and_then(state["commit"], self._provenance["commit"]),
+            "libraries": {name: _and_then(libraries.get(name, now[name]), now[name]) for name in now},
+        }
+
+
+def _and_then(before: str, now: str) -> str:
+    return before if before.split(", ")[-1] == now else f"{before}, {now}"

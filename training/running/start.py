@@ -29,7 +29,8 @@ def begin_at_principal_components(model: Autoencoder, images: Tensor) -> None:
 
     so the latents begin uncorrelated, each with a variance of 1 over the data: as the prior wants them. Found by Adam
     from a random start they stay correlated for long, which costs rate and keeps samples of N(0, I) from being faces.
-    What is left is that of the rest alone; with beta the directions themselves add to it, which training finds out.
+    What is left is spread over all pixels, not only over the directions that are left, which makes it a little less;
+    it is that of the rest alone; with beta the directions themselves add to it, which training finds out.
     Under a Bernoulli likelihood the best is another one; there it is a start like any other, and a good one.
     The decoder's is turned into logits at the mean image, d logit(m) = dm / (m (1 - m)). The convolutions begin with
     nothing to say and learn what is not linear.

@@ -100,7 +100,7 @@ class Trainer:
                 torch.nn.utils.clip_grads_with_norm_(weights, limit, averages[4])
             self.optimizer.step()
             if self.config.likelihood == "gaussian":
-                self.raw_model.follow_sigma(averages[3])
+                self.raw_model.follow_sigma(averages[3], self.step_count - self.skipped)
             self._update_average()
         else:
             for name, value in self.raw_model.named_buffers():

@@ -129,6 +129,8 @@ class Certificates:
             return f"{key} does not fit {cert}: {error.reason}" if error.reason else f"{key} holds no PEM key"
         except OSError as error:
             return f"{cert} or {key} cannot be read: {error.strerror}"
+        if not validity.can_be_served(files.cert):
+            return f"{cert} has a key of a kind that gRPC cannot serve: RSA, or ECDSA on P-256 or P-384 is wanted"
         return ""
 
 

@@ -73,6 +73,7 @@ class ImageFiles:
                 f"{self._rows} image files are waiting and {rows} more pass max_queue_rows = {self._most_rows}; "
                 "try again",
                 retry_after=RETRY_SECONDS,
+                reason="files",
             )
         job = _Job(work)
         self._rows += rows

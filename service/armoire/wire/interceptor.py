@@ -199,6 +199,7 @@ class CallInterceptor:
                 f"{self._bytes >> 20} MiB of requests and answers are in flight, more than max_in_flight_mib = "
                 f"{self._most_bytes >> 20}; try again",
                 retry_after=RETRY_SECONDS,
+                reason="bytes",
             )
         if self._tokens is None:
             return ANYBODY

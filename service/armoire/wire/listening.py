@@ -61,9 +61,7 @@ def bind(server: grpc.aio.Server, address: str, certificates: Certificates | Non
         else:
             port = server.add_secure_port(address, certificates.credentials())
     except RuntimeError:
-        key = "is the key of tls_cert one of RSA, or of ECDSA on P-256 or P-384?"
-        wrong = "is the folder there?" if certificates is None else key
-        raise BadSettings(f"listen is {address}, which gRPC cannot serve: {wrong}") from None
+        raise BadSettings(f"listen is {address}, which gRPC cannot serve: is the folder there?") from None
     return f"{host}:{port}" if host != "unix" else address
 
 

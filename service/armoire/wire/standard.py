@@ -41,17 +41,17 @@ class GuardedHealth(Health):
         super().__init__(services)
         self._guard = guard
 
-    async def Check(  # noqa: N802, D102
-        self, request: health_pb2.HealthCheckRequest, context: Context
-    ) -> health_pb2.HealthCheckResponse:
+    async def check(self, content: bytes, context: Context) -> health_pb2.HealthCheckResponse:
+        """Ask for a token first."""
         await self._guard.admit(context)
-        return await super().Check(request, context)
+        return await super().check(content, context)
 
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:  # noqa: N802, D102
+    async def watch(self, content: bytes, context: Context) -> None:
+        """Ask for a token first."""
         # A channel that balances by health watches by itself, without its calls' metadata. Only by this code it takes
         # a server for one that tells nothing of its health, and calls it all the same.
         await self._guard.admit(context, grpc.StatusCode.UNIMPLEMENTED)
-        await super().Watch(request, context)
+        await super().watch(content, context)
 
 
 class GuardedReflection(reflection.aio.ReflectionServicer):
