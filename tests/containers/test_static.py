@@ -76,7 +76,7 @@ def test_the_image_listens_where_it_is_published() -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_every_setting_reaches_the_service(name: str) -> None:
-    """Each setting of .env is handed on, and of the shell nothing but OpenTelemetry's, so that none is taken for one."""
+    """Each setting of .env is handed on, and of the shell nothing but OpenTelemetry's, so none is taken for one."""
     handed_on = {key for key in SERVICES[name]["environment"] if not key.startswith("OTEL_")}
     assert handed_on == {key for key in VARIABLES if key.startswith(config.PREFIX)}
 
