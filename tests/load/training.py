@@ -24,6 +24,7 @@ from training.data import as_pixels
 from training.fit import launch
 from training.model import Autoencoder
 from training.running.loader import Batch, Loader
+from training.running.start import begin_at_principal_components
 from training.running.trainer import Trainer, adam
 
 IMAGES = 2048
@@ -91,6 +92,8 @@ def plain(fabric: Fabric, config: Config, images: torch.Tensor) -> Callable[[], 
     """Arithmetic alone: float pixels and noise are there before the clock starts."""
     torch.manual_seed(config.seed)
     model = Autoencoder(config)
+    if config.linear_path:
+        begin_at_principal_components(model, images)
     if fabric.device.type == "cuda" or config.batch_norm:  # as Trainer does
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model, optimizer = fabric.setup(model, adam(model))
