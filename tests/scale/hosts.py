@@ -108,37 +108,34 @@ class Host:
     @contextlib.contextmanager
     def loss(self, share: float) -> Iterator[None]:
         """Let it lose that share of the packets which come to it while the block runs."""
-        rule = ("INPUT", "-i", "eth0", "-m", "statistic", "--mode", "random", "--probability", str(share))
-        self.run("iptables", "-w", "-A", *rule, "-j", "DROP")
-        try:
+        with self._coming("DROP", "-m", "statistic", "--mode", "random", "--probability", str(share)):
             yield
-            counted = self.run("iptables", "-w", "-nvxL", "INPUT")
-            assert re.search(r"^\s*[1-9]\d* +\d+ +DROP", counted, re.MULTILINE), (
-                f"nothing was lost: {counted}"
-            )
-        finally:
-            self.run("iptables", "-w", "-D", *rule, "-j", "DROP")
 
     @contextlib.contextmanager
     def delay(self, seconds: float) -> Iterator[None]:
         """Let all that comes to it arrive so much later while the block runs."""
-        rule = ("INPUT", "-i", "eth0", "-j", "NFQUEUE", "--queue-num", str(QUEUE))
         program = self.program(sys.executable, "-m", "tests.scale.delay", str(seconds))
         with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as holding:
             try:
                 assert holding.stdout
                 assert holding.stdout.readline() == "delaying\n"
-                self.run("iptables", "-w", "-A", *rule)
-                try:
+                with self._coming("NFQUEUE", "--queue-num", str(QUEUE)):
                     yield
-                    counted = self.run("iptables", "-w", "-nvxL", "INPUT")
-                    assert re.search(r"^\s*[1-9]\d* +\d+ +NFQUEUE", counted, re.MULTILINE), (
-                        f"nothing was held: {counted}"
-                    )
-                finally:
-                    self.run("iptables", "-w", "-D", *rule)
             finally:
                 holding.terminate()  # it lets go what it holds first
+
+    @contextlib.contextmanager
+    def _coming(self, target: str, *words: str) -> Iterator[None]:
+        """Send what comes to it to a target of iptables while the block runs, and see that something came."""
+        rule = ("INPUT", "-i", "eth0", "-j", target, *words)
+        self.run("iptables", "-w", "-A", *rule)
+        try:
+            yield
+            counted = self.run("iptables", "-w", "-nvxL", "INPUT")
+            found = re.search(rf"^\s*[1-9]\d* +\d+ +{target}", counted, re.MULTILINE)
+            assert found, f"nothing was met by {target}: {counted}"
+        finally:
+            self.run("iptables", "-w", "-D", *rule)
 
     def connections(self, port: int) -> int:
         """How many open TCP connections it has at a port of its own (proc(5): 01 is open)."""
